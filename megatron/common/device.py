@@ -1,0 +1,114 @@
+"""The device door: the only module that knows which accelerator the program runs on.
+
+torch is imported on the first use of a function that needs it, so that the launcher can ask for the number of devices
+of a CPU machine without paying for it.
+"""
+
+import os
+from glob import glob
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def accelerator_count() -> int:
+    """Number of local accelerators this process may use; 0 on a CPU machine."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def has_accelerator() -> bool:
+    return accelerator_count() > 0
+
+
+def current_device() -> "torch.device":
+    """The device of this rank: `cuda:LOCAL_RANK` or `cpu`."""
+    import torch
+
+    if not has_accelerator():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
+
+
+def set_device() -> "torch.device":
+    """Make this rank's device the default one and return it."""
+    import torch
+
+    device = current_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def backend(requested: str = "nccl") -> str:
+    """The torch.distributed backend to use: nccl needs GPUs, a CPU machine always takes gloo."""
+    return requested if has_accelerator() or requested != "nccl" else "gloo"
+
+
+def synchronize() -> None:
+    """Wait for the device's queued work; nothing to wait for on CPU."""
+    if has_accelerator():
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def manual_seed(seed: int) -> None:
+    """Seed torch's CPU generator and this rank's device generator."""
+    import torch
+
+    torch.random.default_generator.manual_seed(seed)
+    if has_accelerator():
+        torch.cuda.manual_seed(seed)
+
+
+def get_rng_state() -> "torch.Tensor":
+    """State of the generator that draws on this rank's device, uint8."""
+    import torch
+
+    return torch.cuda.get_rng_state() if has_accelerator() else torch.get_rng_state()
+
+
+def set_rng_state(state: "torch.Tensor") -> None:
+    """Counterpart of get_rng_state."""
+    import torch
+
+    if has_accelerator():
+        torch.cuda.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
+def memory_stats() -> dict[str, float]:
+    """Device memory of this process in bytes: allocated, max allocated, reserved, max reserved.
+
+    On CPU the resident set size stands for all but the maxima, which are the peak resident set size.
+    """
+    if has_accelerator():
+        import torch
+
+        return {
+            "allocated": torch.cuda.memory_allocated(),
+            "max allocated": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.memory_reserved(),
+            "max reserved": torch.cuda.max_memory_reserved(),
+        }
+    import resource
+
+    with open("/proc/self/statm", encoding="ascii") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"allocated": resident, "max allocated": peak, "reserved": resident, "max reserved": peak}
+
+
+def new_event() -> Any:
+    """A timing event of the device, or None on CPU where the clock is enough."""
+    if not has_accelerator():
+        return None
+    import torch
+
+    return torch.cuda.Event(enable_timing=True)
