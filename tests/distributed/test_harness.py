@@ -19,7 +19,11 @@ def _gather_ranks(offset, scale=1):
 
 
 def _environment(names):
-    return [os.environ.get(name) for name in names], torch.distributed.is_initialized(), torch.get_num_threads()
+    return (
+        [os.environ.get(name) for name in names],
+        torch.distributed.is_initialized(),
+        torch.get_num_threads(),
+    )
 
 
 def _raise_on_rank(rank):
@@ -55,7 +59,10 @@ def test_results_come_back_in_rank_order_after_a_collective():
 def test_ranks_see_the_launcher_environment_and_one_thread():
     names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "EXTRA"]
     results = run_distributed(_environment, 2, names, init=False, env={"EXTRA": "given"})
-    assert [values for values, _, _ in results] == [["0", "0", "2", "1", "given"], ["1", "1", "2", "1", "given"]]
+    assert [values for values, _, _ in results] == [
+        ["0", "0", "2", "1", "given"],
+        ["1", "1", "2", "1", "given"],
+    ]
     assert all(not initialised and threads == 1 for _, initialised, threads in results)
 
 
@@ -78,7 +85,7 @@ def test_a_killed_rank_fails_the_caller():
 def test_a_hang_fails_the_caller_and_leaves_no_process(tmp_path):
     path = tmp_path / "pid"
     with pytest.raises(DistributedTestError, match="did not finish"):
-        run_distributed(_hang_with_child, 1, str(path), timeout=8)
+        run_distributed(_hang_with_child, 1, str(path), timeout=3)
     pid = int(path.read_text())
     with open(f"/proc/{pid}/stat") if os.path.exists(f"/proc/{pid}/stat") else open(os.devnull) as file:
         state = file.read().split(") ")[-1][:1]

@@ -1,0 +1,60 @@
+# Two commands do everything: `make quickstart` and `make test`. `make help` lists the rest.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= $(shell tools/find_python.sh)
+PY := $(VENV)/bin/python
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format types architecture unit distributed parity end-to-end docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+quickstart: $(VENV)/.base ## from nothing to a trained and sampled model, on CPU or GPU
+	@PYTHON=$(PY) tools/quickstart.sh
+
+test: lint types architecture unit distributed parity end-to-end ## everything that CI runs
+
+$(VENV)/.base: requirements/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -r requirements/requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base $(wildcard requirements/*.txt)
+	$(PY) -m pip install -q -r requirements/requirements.txt -r requirements/requirements-dev.txt
+	@touch $@
+
+lint: $(VENV)/.dev ## formatting and lint
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+format: $(VENV)/.dev ## rewrite the sources to the house format
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+types: $(VENV)/.dev ## mypy on the lower floors
+	$(VENV)/bin/mypy
+
+architecture: $(VENV)/.dev ## floors, cycles, public surface, fresh docs
+	$(PYTEST) tests/architecture
+
+unit: $(VENV)/.dev ## one file per module of the package
+	$(PYTEST) -n $(WORKERS) tests/unit
+
+distributed: $(VENV)/.dev ## real processes over gloo
+	$(PYTEST) tests/distributed
+
+parity: $(VENV)/.dev ## against Hugging Face, and back-end against back-end
+	$(PYTEST) -n $(WORKERS) tests/parity
+
+end-to-end: $(VENV)/.dev ## the real command lines, README included
+	$(PYTEST) tests/end_to_end
+
+docs: $(VENV)/.dev ## write configs/neox_arguments.md anew
+	$(PY) -m megatron.neox_arguments.reference
+
+clean: ## remove the virtual environment and the tools' caches; data and checkpoints stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -1,0 +1,62 @@
+"""Packaging. Ranges here are wide; requirements/*.txt pin what the tests run with (a test keeps both in step)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+INSTALL_REQUIRES = [
+    "torch>=2.6,<3",
+    "deepspeed>=0.19,<0.20",
+    "numpy>=1.26,<3",
+    "PyYAML>=6.0",
+    "tokenizers>=0.20",
+    "tqdm>=4.60",
+    "pybind11>=2.11",
+    "zstandard>=0.20",
+    "ftfy>=6.0",
+    "tensorboard>=2.14",
+    "setuptools>=68",  # torch.utils.cpp_extension, which builds the optional C++ helpers
+]
+
+EXTRAS = {
+    "tensorboard": ["tensorboard>=2.14"],
+    "wandb": ["wandb>=0.16"],
+    "comet": ["comet-ml>=3.45"],
+    "flashattention": ["flash-attn>=2.5"],
+    "s3": ["boto3>=1.28"],
+    "hf": ["transformers>=5,<6", "safetensors>=0.4"],
+    "spm": ["sentencepiece>=0.2"],
+    "tiktoken": ["tiktoken>=0.7"],
+    "eval": ["lm-eval>=0.4.13,<0.5"],
+}
+EXTRAS["dev"] = [
+    *EXTRAS["hf"],
+    *EXTRAS["spm"],
+    *EXTRAS["tiktoken"],
+    "mypy>=1.10",
+    "pre-commit>=3",
+    "pytest>=8",
+    "pytest-xdist>=3",
+    "ruff>=0.6",
+    "types-PyYAML",
+    "types-tqdm",
+]
+# flash-attn compiles CUDA code while it installs, so "all" leaves it to the extra of its own.
+EXTRAS["all"] = sorted(
+    {name for extra, names in EXTRAS.items() if extra != "flashattention" for name in names}
+)
+
+if __name__ == "__main__":
+    setup(
+        name="gpt-neox",
+        version=Path(__file__).with_name("VERSION").read_text(encoding="utf-8").strip(),
+        description="Training large autoregressive language models with Megatron-style parallelism and DeepSpeed",
+        long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+        long_description_content_type="text/markdown",
+        license="Apache-2.0",
+        python_requires=">=3.10,<3.14",
+        packages=find_packages(include=["megatron", "megatron.*"]),
+        package_data={"megatron": ["**/*.cpp", "**/*.cu", "**/*.h"]},
+        install_requires=INSTALL_REQUIRES,
+        extras_require=EXTRAS,
+    )
