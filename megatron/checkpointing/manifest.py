@@ -1,0 +1,66 @@
+"""The manifest: what a complete checkpoint consists of, so that a torn or damaged one is never believed."""
+
+import json
+import zlib
+from pathlib import Path
+
+from megatron.common.files import atomic_write_text
+
+MANIFEST = "manifest.json"
+VERSION = 1
+_BLOCK = 1 << 22
+
+
+def file_record(path: Path) -> dict:
+    """Size in bytes and CRC-32 of a file's content."""
+    checksum, size = 0, 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+            size += len(block)
+    return {"size": size, "crc32": checksum}
+
+
+def content_files(directory: Path) -> list[str]:
+    """Relative names of all files of a checkpoint but the manifest, sorted."""
+    return sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST
+    )
+
+
+def write_manifest(directory: Path, files: dict[str, dict], description: dict) -> None:
+    """Write the manifest; it must be the last file of the checkpoint."""
+    content = {"version": VERSION, **description, "files": files}
+    atomic_write_text(directory / MANIFEST, json.dumps(content, indent=1, sort_keys=True))
+
+
+def read_manifest(directory: Path) -> dict | None:
+    """The manifest, None if there is none. A damaged one is reported by `problems`."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return {"files": None}
+    return content if isinstance(content, dict) else {"files": None}
+
+
+def problem(directory: Path) -> str | None:
+    """Why a checkpoint cannot be believed, in words; None if it is complete and undamaged or has no manifest
+    (as checkpoints written by other programs, which cannot be verified)."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return None
+    if not isinstance(manifest.get("files"), dict):
+        return f"{MANIFEST} is damaged"
+    for name, record in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != record["size"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {record['size']}"
+    for name, record in manifest["files"].items():
+        if file_record(directory / name) != record:
+            return f"{name} is damaged (its checksum differs)"
+    return None

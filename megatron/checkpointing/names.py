@@ -1,0 +1,52 @@
+"""Names of checkpoints and of the files in them."""
+
+import re
+from pathlib import Path
+
+LATEST = "latest"
+_TAG = re.compile(r"global_step(\d+)")
+
+
+def get_checkpoint_tag(iteration: int) -> str:
+    """Folder name of the checkpoint of an iteration."""
+    return f"global_step{iteration}"
+
+
+def iteration_of_tag(name: str) -> int | None:
+    """The iteration a folder name stands for; None if it is not exactly a checkpoint's name."""
+    match = _TAG.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
+def partial_tag(iteration: int) -> str:
+    """Name of the folder a checkpoint is written into before it is complete."""
+    return f".{get_checkpoint_tag(iteration)}.partial"
+
+
+def saved_iterations(directory: str | Path) -> list[int]:
+    """Iterations of all checkpoint folders, ascending; symbolic links do not count."""
+    found = [
+        iteration_of_tag(path.name) for path in Path(directory).glob("global_step*") if path.is_dir() and not path.is_symlink()
+    ]
+    return sorted(iteration for iteration in found if iteration is not None)
+
+
+def read_latest(directory: str | Path) -> str | None:
+    """The tag that `latest` names, if there is such a file."""
+    path = Path(directory, LATEST)
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def get_checkpoint_name(checkpoints_path: str, iteration: int, release: bool = False, mp_rank: int | None = None) -> str:
+    """File name of Megatron's older layout: `iter_0000010/mp_rank_00/model_optim_rng.pt`."""
+    if mp_rank is None:
+        from megatron import mpu
+
+        mp_rank = mpu.get_model_parallel_rank()
+    folder = "release" if release else f"iter_{iteration:07d}"
+    return str(Path(checkpoints_path, folder, f"mp_rank_{mp_rank:02d}", "model_optim_rng.pt"))
+
+
+def ensure_directory_exists(filename: str) -> None:
+    """Make the folder a file is to be written into."""
+    Path(filename).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,23 @@
+"""Keeping only the newest checkpoints."""
+
+from pathlib import Path
+
+from megatron.checkpointing.manifest import read_manifest
+from megatron.checkpointing.names import get_checkpoint_tag, read_latest, saved_iterations
+from megatron.common.console import info
+from megatron.common.files import remove
+
+
+def delete_old_checkpoints(save_dir: str, n_to_keep: int) -> None:
+    """Delete the oldest complete checkpoints that this program wrote, so that `n_to_keep` of them stay.
+
+    A folder counts only if its base name is exactly a checkpoint's and it has a manifest; the one that `latest` names
+    is never deleted.
+    """
+    directory = Path(save_dir)
+    tags = [get_checkpoint_tag(iteration) for iteration in saved_iterations(directory)]
+    own = [tag for tag in tags if read_manifest(directory / tag) is not None]
+    for tag in own[: max(0, len(own) - max(1, n_to_keep))]:
+        if tag != read_latest(directory):
+            remove(directory / tag)
+            info(f"deleted the old checkpoint {directory / tag}")

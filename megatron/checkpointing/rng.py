@@ -1,0 +1,51 @@
+"""Random number generators in and out of checkpoints, one state per rank."""
+
+import random
+from pathlib import Path
+
+import numpy
+import torch
+
+from megatron import mpu
+from megatron.common import device
+from megatron.checkpointing.safe_engine import load_file
+
+_KEYS = ("random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state", "rng_tracker_states")
+
+
+def rng_file(directory: str | Path, rank: int) -> Path:
+    """Where the generators of a global rank are kept."""
+    return Path(directory, f"rng_rank_{rank:05d}.pt")
+
+
+def collect_rng_state() -> dict:
+    """States of all generators of this rank under GPT-NeoX's keys."""
+    return {
+        "random_rng_state": random.getstate(),
+        "np_rng_state": numpy.random.get_state(),
+        "torch_rng_state": torch.get_rng_state(),
+        "cuda_rng_state": device.get_rng_state(),
+        "rng_tracker_states": mpu.get_cuda_rng_tracker().get_states(),
+    }
+
+
+def restore_rng_state(state: dict) -> None:
+    """Counterpart of collect_rng_state."""
+    random.setstate(_as_tuples(state["random_rng_state"]))
+    numpy.random.set_state(state["np_rng_state"])
+    torch.set_rng_state(state["torch_rng_state"].cpu())
+    device.set_rng_state(state["cuda_rng_state"].cpu())
+    mpu.get_cuda_rng_tracker().set_states(state["rng_tracker_states"])
+
+
+def saved_rng_state(directory: str | Path, client_state: dict, rank: int) -> dict | None:
+    """The state saved by this rank, or the one its model-parallel group shares in GPT-NeoX's own checkpoints."""
+    if rng_file(directory, rank).is_file():
+        return load_file(rng_file(directory, rank))
+    if all(key in client_state for key in _KEYS):
+        return {key: client_state[key] for key in _KEYS}
+    return None
+
+
+def _as_tuples(value):
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value

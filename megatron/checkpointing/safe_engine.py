@@ -1,0 +1,82 @@
+"""Reading and writing checkpoint files without running code from them."""
+
+import contextlib
+import pickle
+from pathlib import Path
+
+import numpy
+import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+from megatron.common.errors import CheckpointError
+
+
+def _allowed() -> list:
+    """The plain data classes, beside tensors and containers, that DeepSpeed and GPT-NeoX write into checkpoints."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    reconstruct = numpy._core.multiarray._reconstruct
+    return [
+        LossScaler,
+        DynamicLossScaler,
+        ZeroStageEnum,
+        fragment_address,
+        numpy.ndarray,
+        numpy.dtype,
+        numpy.dtypes.UInt32DType,
+        reconstruct,
+        # The name under which numpy 1 wrote the same function.
+        (reconstruct, "numpy.core.multiarray._reconstruct"),
+    ]
+
+
+def load_file(path: str | Path, map_location="cpu"):
+    """Read a .pt file of tensors and plain containers.
+
+    Raises: CheckpointError naming the file when it is missing, damaged, or holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint file {path} is missing") from error
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise CheckpointError(f"checkpoint file {path} holds more than tensors and is not loaded: {reason}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"checkpoint file {path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+class SafeCheckpointEngine(TorchCheckpointEngine):
+    """DeepSpeed's checkpoint input and output: loads plain data only; a failed write is kept, not raised, until all
+    ranks have left DeepSpeed's collective save, since a rank that raises inside it would leave its peers waiting."""
+
+    def __init__(self, config_params=None):
+        # The parent only announces itself.
+        self.name = "SafeCheckpointEngine"
+        self.failure: str | None = None
+
+    def create(self, info) -> None:
+        self.failure = None
+
+    def makedirs(self, path, exist_ok=False) -> None:
+        with self.keep_failure(path):
+            Path(path).mkdir(parents=True, exist_ok=exist_ok)
+
+    def save(self, state_dict, path: str) -> None:
+        with self.keep_failure(path):
+            torch.save(state_dict, path)
+
+    def load(self, path: str, map_location=None):
+        return load_file(path, map_location)
+
+    @contextlib.contextmanager
+    def keep_failure(self, path):
+        """Remember the first failure of writing `path`."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its zip writer.
+            self.failure = self.failure or f"{path}: {str(error).splitlines()[0]}"

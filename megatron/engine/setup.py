@@ -1,0 +1,105 @@
+"""From a config to a DeepSpeed engine."""
+
+import torch
+
+from megatron import mpu
+from megatron.common import device
+from megatron.common.console import print_rank_0
+from megatron.learning_rates import AnnealingLR
+from megatron.model import GPT2ModelPipe, build_sequential, get_params_for_weight_decay_optimization
+from megatron.objectives import Objective
+from megatron.optimizers import build_optimizer
+
+
+def get_model(neox_args, use_cache: bool = False) -> torch.nn.Module:
+    """The model of this rank, fp32, on its device: a PipelineModule when `pipe_parallel_size` >= 1, else a plain
+    sequential model. `use_cache` puts it into inference mode with a key-value cache."""
+    with device.current_device():
+        if neox_args.is_pipe_parallel:
+            model = GPT2ModelPipe(neox_args, topology=mpu.get_topology(), use_cache=use_cache)
+        else:
+            model = build_sequential(neox_args)
+    if use_cache:
+        model.inference_mode(use_cache=True)
+    return model
+
+
+def get_optimizer(model: torch.nn.Module, neox_args) -> tuple[torch.optim.Optimizer | None, list[dict]]:
+    """Optimizer and its parameter groups: matrices decay, biases and norms do not.
+
+    Returns (None, groups) when the config has no optimizer, as inference and evaluation have none.
+    """
+    param_groups = get_params_for_weight_decay_optimization(model, neox_args)
+    if neox_args.optimizer is None:
+        return None, param_groups
+    optimizer = build_optimizer(
+        neox_args.optimizer_type, param_groups, dict(neox_args.optimizer["params"]), neox_args.weight_decay
+    )
+    return optimizer, param_groups
+
+
+def get_learning_rate_scheduler(optimizer, neox_args) -> AnnealingLR | None:
+    """The schedule over `lr_decay_iters`, or the fraction of the training length, or the training length."""
+    if optimizer is None:
+        return None
+    length = neox_args.lr_decay_iters
+    if length is None and neox_args.lr_decay_fraction is not None:
+        length = int(neox_args.train_iters * neox_args.lr_decay_fraction)
+    length = max(1, length if length is not None else neox_args.train_iters)
+    return AnnealingLR(
+        optimizer,
+        start_lr=neox_args.lr,
+        warmup_iter=neox_args.warmup * length,
+        total_iters=length,
+        decay_style=neox_args.lr_decay_style,
+        last_iter=0,
+        min_lr=neox_args.min_lr,
+        use_checkpoint_lr_scheduler=neox_args.use_checkpoint_lr_scheduler,
+        override_lr_scheduler=neox_args.override_lr_scheduler,
+    )
+
+
+def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
+    """Wrap the model, its optimizer and its schedule into a DeepSpeed engine.
+
+    Returns: (engine, optimizer as DeepSpeed wrapped it, learning rate scheduler).
+    """
+    import deepspeed
+
+    from megatron.checkpointing.safe_engine import SafeCheckpointEngine
+
+    optimizer, _ = get_optimizer(model, neox_args)
+    scheduler = get_learning_rate_scheduler(optimizer, neox_args)
+    if neox_args.is_pipe_parallel:
+        model.loss_fn = lambda outputs, targets: objective.loss(outputs, targets).value
+    engine, optimizer, _, scheduler = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=scheduler,
+        dist_init_required=False,
+        config=neox_args.deepspeed_config,
+        # A pipeline brings its own grid.
+        mpu=None if neox_args.is_pipe_parallel else mpu,
+    )
+    if neox_args.is_pipe_parallel:
+        # DeepSpeed takes a class of this name to send an attention mask along; ours sends hidden states only.
+        engine.set_has_attention_mask(False)
+    engine.checkpoint_engine = SafeCheckpointEngine()
+    restore_full_precision_masters(engine, neox_args)
+    print_rank_0(f"parameters of this rank: {sum(p.numel() for p in model.parameters()):,}")
+    return engine, optimizer, scheduler
+
+
+def restore_full_precision_masters(engine, neox_args) -> None:
+    """Give the fp32 master copies of a 16-bit run the unrounded initial weights.
+
+    DeepSpeed rounds the model to 16 bit first and copies the masters from the result, so a bf16 run would not start
+    from the weights that the fp32 run of the same seed starts from.
+    """
+    if neox_args.precision == "fp32" or engine.optimizer is None:
+        return
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    for name, parameter in engine.module.logical_named_parameters():
+        value = mpu.initial_value(parameter, name, neox_args.seed, neox_args.use_cpu_initialization)
+        safe_set_full_fp32_param(parameter, value)

@@ -1,0 +1,101 @@
+"""Bring one process into the job: device, process group, process grid, random seeds."""
+
+import os
+import random
+from collections.abc import Callable
+
+import numpy
+import torch
+
+from megatron import mpu
+from megatron.common import device
+from megatron.common.console import print_rank_0
+from megatron.common.errors import ConfigError, LaunchError
+
+DEFAULT_PORT = 6000
+MODEL_PARALLEL_SEED_OFFSET = 2718
+PIPELINE_SEED_STRIDE = 1138
+DATA_SEED_STRIDE = 100_003
+
+
+def initialize_megatron(neox_args, allow_no_cuda: bool = True) -> Callable | None:
+    """Start the process group, the process grid and the random number generators.
+
+    Args: allow_no_cuda: False refuses to run without an accelerator.
+    Returns: None; with `lazy_mpu_init` the function that does all this, to be called later.
+    Raises: LaunchError without an accelerator if one is required; ConfigError for an impossible grid or seed.
+    """
+    if not allow_no_cuda and not device.has_accelerator():
+        raise LaunchError("this run needs an accelerator and none was found")
+
+    def finish() -> None:
+        initialize_distributed(neox_args)
+        set_random_seed(neox_args.seed)
+        configure_activation_checkpointing(neox_args)
+
+    if not neox_args.lazy_mpu_init:
+        finish()
+        return None
+    mpu.set_model_parallel_world_size(neox_args.model_parallel_size)
+    mpu.set_model_parallel_rank((neox_args.rank or 0) % neox_args.model_parallel_size)
+    return finish
+
+
+def initialize_distributed(neox_args) -> None:
+    """Join torch.distributed through DeepSpeed and lay out the grid with axes pipe, data, model (tensor)."""
+    import deepspeed
+    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+    device.set_device()
+    if not device.has_accelerator():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not torch.distributed.is_initialized():
+        for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1")):
+            os.environ.setdefault(name, str(value))
+        deepspeed.init_distributed(
+            dist_backend=device.backend(neox_args.distributed_backend),
+            auto_mpi_discovery=neox_args.deepspeed_mpi,
+            distributed_port=int(os.environ.get("MASTER_PORT", DEFAULT_PORT)),
+            verbose=False,
+        )
+    elif not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+    if mpu.model_parallel_is_initialized():
+        return
+    pipe, tensor = max(1, neox_args.pipe_parallel_size), neox_args.model_parallel_size
+    world_size = torch.distributed.get_world_size()
+    if world_size % (pipe * tensor):
+        raise ConfigError(
+            f"{world_size} processes cannot be divided by pipe_parallel_size {pipe} x model_parallel_size {tensor}"
+        )
+    topology = PipeModelDataParallelTopology(num_pp=pipe, num_mp=tensor, num_dp=world_size // (pipe * tensor))
+    mpu.initialize_model_parallel(tensor, topology=topology, fp32_allreduce=neox_args.fp32_allreduce)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed every generator. Initial weights do not depend on these (megatron.mpu.parameters); dropout does.
+
+    Data-parallel replicas and pipeline stages draw different dropout masks; tensor-parallel ranks draw the same from the
+    default generator (they hold the same activations) and different ones inside tensor-parallel regions.
+    """
+    if seed is None or seed <= 0:
+        raise ConfigError(f"seed must be a positive integer, not {seed}")
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    own = (
+        seed
+        + DATA_SEED_STRIDE * mpu.get_data_parallel_rank()
+        + PIPELINE_SEED_STRIDE * mpu.get_pipe_parallel_rank()
+    )
+    device.manual_seed(own)
+    mpu.model_parallel_cuda_manual_seed(own + MODEL_PARALLEL_SEED_OFFSET)
+
+
+def configure_activation_checkpointing(neox_args) -> None:
+    """Hand the activation checkpointing options to megatron.mpu."""
+    mpu.configure_checkpointing(
+        partition_activations=neox_args.partition_activations,
+        checkpoint_in_cpu=neox_args.checkpoint_in_cpu,
+    )
+    if neox_args.checkpoint_activations:
+        print_rank_0(f"activation checkpointing: every {neox_args.checkpoint_num_layers} layer(s)")

@@ -1,0 +1,139 @@
+"""Learning rate schedules: linear warm-up, then a registered decay shape, in closed form and clamped at both ends."""
+
+import math
+from collections.abc import Callable
+
+from megatron.common.errors import CheckpointError, ConfigError
+from megatron.registry import lookup, register
+
+Shape = Callable[[float], float]
+
+
+@register("learning rate schedule", "constant")
+def constant(progress: float) -> float:
+    """Fraction of the start rate at `progress` in [0, 1] of the decay: always 1."""
+    return 1.0
+
+
+@register("learning rate schedule", "linear")
+def linear(progress: float) -> float:
+    """Falls to 0 on a straight line."""
+    return 1.0 - progress
+
+
+@register("learning rate schedule", "exponential")
+def exponential(progress: float) -> float:
+    """Halves (e^-0.693) over one schedule length; goes on falling after it."""
+    return math.exp(-0.693 * progress)
+
+
+@register("learning rate schedule", "cosine")
+def cosine(progress: float) -> float:
+    """Half a cosine period (arXiv:1608.03983), without restarts; spans start to minimum, see `learning_rate`."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+# The cosine runs between the start and the minimum rate; the others run towards 0 and are cut off at the minimum.
+_SPANS_TO_MINIMUM = {"cosine"}
+# Shapes that are not finished at the end of the schedule and go on beyond it.
+_UNBOUNDED = {"exponential"}
+
+
+def learning_rate(
+    step: int, start_lr: float, warmup_iter: float, total_iters: float, decay_style: str, min_lr: float = 0.0
+) -> float:
+    """The rate of optimizer update `step` (0 and 1 are both the first one).
+
+    Args: warmup_iter: length of the warm-up in iterations, may be fractional; total_iters: length of the schedule.
+    """
+    if warmup_iter > 0 and step <= warmup_iter:
+        # A warm-up shorter than one step must not push the rate above its maximum, hence the min.
+        return start_lr * min(1.0, max(1, step) / warmup_iter)
+    shape = lookup("learning rate schedule", decay_style)
+    length = total_iters - warmup_iter
+    progress = (step - warmup_iter) / length if length > 0 else 1.0
+    if decay_style not in _UNBOUNDED:
+        progress = min(progress, 1.0)
+    floor = min_lr if decay_style in _SPANS_TO_MINIMUM else 0.0
+    return max(min_lr, floor + (start_lr - floor) * shape(progress))
+
+
+class AnnealingLR:
+    """Sets the rate of every parameter group of an optimizer, step by step; resumable.
+
+    Args: last_iter: updates already made; use_checkpoint_lr_scheduler: take the schedule's values from a checkpoint;
+    override_lr_scheduler: keep this object's values whatever the checkpoint says; use_mup: divide the rate by the
+    group's `width_mult`.
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        start_lr: float,
+        warmup_iter: float,
+        total_iters: float,
+        decay_style: str,
+        last_iter: int,
+        min_lr: float = 0.0,
+        use_checkpoint_lr_scheduler: bool = True,
+        override_lr_scheduler: bool = False,
+        use_mup: bool = False,
+    ):
+        if override_lr_scheduler and use_checkpoint_lr_scheduler:
+            raise ConfigError(
+                "override_lr_scheduler and use_checkpoint_lr_scheduler exclude each other: set one"
+            )
+        lookup("learning rate schedule", decay_style)
+        self.optimizer = optimizer
+        self.start_lr, self.min_lr = start_lr, min_lr
+        self.warmup_iter, self.end_iter = warmup_iter, total_iters
+        self.decay_style = decay_style
+        self.use_checkpoint_lr_scheduler = use_checkpoint_lr_scheduler
+        self.override_lr_scheduler = override_lr_scheduler
+        self.use_mup = use_mup
+        self.num_iters = last_iter
+        self.step(last_iter)
+
+    def get_lr(self) -> float:
+        """The rate of the current number of updates."""
+        return learning_rate(
+            self.num_iters, self.start_lr, self.warmup_iter, self.end_iter, self.decay_style, self.min_lr
+        )
+
+    def get_last_lr(self) -> list[float]:
+        """The rates in force, one per group (what DeepSpeed asks for when it prints)."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def step(self, step_num: int | None = None) -> None:
+        """Move on by one update, or to `step_num`, and set the groups' rates."""
+        self.num_iters = self.num_iters + 1 if step_num is None else step_num
+        rate = self.get_lr()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate / group.get("width_mult", 1.0) if self.use_mup else rate
+
+    def state_dict(self) -> dict:
+        return {
+            "start_lr": self.start_lr,
+            "warmup_iter": self.warmup_iter,
+            "num_iters": self.num_iters,
+            "decay_style": self.decay_style,
+            "end_iter": self.end_iter,
+            "min_lr": self.min_lr,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue a saved schedule.
+
+        Raises: CheckpointError when the schedule differs and neither override nor use-checkpoint decides which holds.
+        """
+        for key in ("start_lr", "warmup_iter", "end_iter", "decay_style", "min_lr"):
+            saved, own = state[key], getattr(self, key)
+            if self.override_lr_scheduler or saved == own:
+                continue
+            if not self.use_checkpoint_lr_scheduler:
+                raise CheckpointError(
+                    f"the checkpoint's learning rate schedule has {key} {saved}, the config {own}: set "
+                    "override_lr_scheduler to keep the config's or use_checkpoint_lr_scheduler to take the checkpoint's"
+                )
+            setattr(self, key, saved)
+        self.step(state["num_iters"])

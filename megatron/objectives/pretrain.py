@@ -1,0 +1,48 @@
+"""Next-token prediction."""
+
+import torch
+
+from megatron.model import cross_entropy
+from megatron.objectives.base import Loss
+from megatron.registry import register
+
+
+def positions_and_loss_mask(
+    tokens: torch.Tensor, eod_token: int, eod_mask_loss: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Position ids int64 [b, s] counting from 0, and the loss mask float32 [b, s]: 0 where the input is an EOD token
+    if `eod_mask_loss`, else 1."""
+    loss_mask = torch.ones(tokens.shape, dtype=torch.float32, device=tokens.device)
+    if eod_mask_loss:
+        loss_mask[tokens == eod_token] = 0.0
+    position_ids = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0).expand_as(tokens)
+    return position_ids, loss_mask
+
+
+@register("objective", "normal")
+class Pretrain:
+    """Mean cross entropy of the next token over the tokens that the loss mask keeps.
+
+    The batch has `text` int64 [b, s+1] and, when the run has label data, `label` int64 [b, s+1], where a negative
+    label keeps its position out of the loss.
+    """
+
+    def __init__(self, neox_args):
+        self.eod_mask_loss = neox_args.eod_mask_loss
+        self.eod_token = neox_args.tokenizer.eod if neox_args.eod_mask_loss else -1
+        self.half_precision_loss = neox_args.fp16_lm_cross_entropy
+
+    def collate(self, batch: dict[str, torch.Tensor]):
+        """-> ((tokens, position_ids), (labels, loss_mask)), each [b, s]."""
+        text = batch["text"]
+        tokens = text[:, :-1].contiguous()
+        position_ids, loss_mask = positions_and_loss_mask(tokens, self.eod_token, self.eod_mask_loss)
+        labels = batch.get("label", text)[:, 1:].contiguous()
+        if "label" in batch:
+            loss_mask = loss_mask * (labels >= 0)
+            labels = labels.clamp(min=0)
+        return (tokens, position_ids.contiguous()), (labels, loss_mask)
+
+    def loss(self, outputs: torch.Tensor, targets) -> Loss:
+        """outputs: logits [b, s, V/tp]; targets: (labels int64, loss_mask float32), each [b, s]."""
+        return Loss(cross_entropy(outputs, targets, _fp16=self.half_precision_loss))

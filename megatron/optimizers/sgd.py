@@ -1,0 +1,11 @@
+"""Stochastic gradient descent."""
+
+import torch
+
+from megatron.registry import register
+
+
+@register("optimizer", "sgd")
+def sgd(param_groups: list[dict], params: dict):
+    """torch's SGD; takes lr, momentum, dampening, weight_decay, nesterov."""
+    return torch.optim.SGD(param_groups, **params)
