@@ -109,4 +109,6 @@ class Progress:
     def _amount(self, value: float) -> str:
         if self.unit == "B":
             return human_bytes(value)
-        return f"{value:,.0f} {self.unit}" if value >= 100 or value == int(value) else f"{value:.1f} {self.unit}"
+        return (
+            f"{value:,.0f} {self.unit}" if value >= 100 or value == int(value) else f"{value:.1f} {self.unit}"
+        )

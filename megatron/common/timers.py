@@ -15,6 +15,10 @@ class Timer:
         self._elapsed = 0.0
         self._started = None
 
+    @property
+    def running(self) -> bool:
+        return self._started is not None
+
     def start(self) -> None:
         """Start the watch; it must not be running."""
         assert self._started is None, f"timer {self.name!r} is already running"
@@ -80,7 +84,9 @@ class Timers:
     def seconds(self, names: list[str], normalizer: float = 1.0, reset: bool = False) -> dict[str, float]:
         """Elapsed seconds of the existing timers among `names`, divided by `normalizer`."""
         assert normalizer > 0.0
-        return {name: self.timers[name].elapsed(reset=reset) / normalizer for name in names if name in self.timers}
+        return {
+            name: self.timers[name].elapsed(reset=reset) / normalizer for name in names if name in self.timers
+        }
 
     def write(self, names: list[str], iteration: int, normalizer: float = 1.0, reset: bool = False) -> None:
         """Send `timers/<name>` in seconds to the trackers."""
@@ -97,4 +103,6 @@ class Timers:
     def log(self, names: list[str], normalizer: float = 1.0, reset: bool = True) -> None:
         """Print the times in milliseconds on rank 0."""
         times = self.seconds(names, normalizer, reset)
-        print_rank_0("time (ms)" + "".join(f" | {name}: {value * 1000.0:.2f}" for name, value in times.items()))
+        print_rank_0(
+            "time (ms)" + "".join(f" | {name}: {value * 1000.0:.2f}" for name, value in times.items())
+        )

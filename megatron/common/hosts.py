@@ -1,0 +1,126 @@
+"""The machines of a job: host files, and the include/exclude filters on machines and slots."""
+
+import os
+import re
+from pathlib import Path
+
+from megatron.common.device import accelerator_count
+from megatron.common.errors import LaunchError
+
+HOSTFILE_VARIABLE = "DLTS_HOSTFILE"
+Pool = dict[str, list[int]]
+
+
+def read_hostfile(path: str | Path) -> dict[str, int]:
+    """Slots by host name. Lines read `NAME slots=N`; "#" starts a comment.
+
+    Raises: LaunchError naming the line of a malformed entry or of a host given twice.
+    """
+    hosts: dict[str, int] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        entry = line.split("#", 1)[0].strip()
+        if not entry:
+            continue
+        match = re.fullmatch(r"(\S+)\s+slots=([0-9]+)", entry)
+        if match is None:
+            raise LaunchError(f"{path}, line {number}: {entry!r} is not of the form NAME slots=N")
+        name, slots = match[1], int(match[2])
+        if name in hosts:
+            raise LaunchError(f"{path}, line {number}: host {name!r} is listed twice")
+        hosts[name] = slots
+    if not hosts:
+        raise LaunchError(f"{path}: names no host; write lines of the form NAME slots=N")
+    return hosts
+
+
+def parse_filter(text: str) -> dict[str, list[int] | None]:
+    """`HOST[:SLOT,SLOT...][@HOST...]` as slots by host, None for all slots.
+
+    Raises: LaunchError.
+    """
+    chosen: dict[str, list[int] | None] = {}
+    for part in text.split("@"):
+        match = re.fullmatch(r"\s*([^\s:@]+)(?::([0-9]+(?:,[0-9]+)*))?\s*", part)
+        if match is None:
+            raise LaunchError(f"{text!r} is not of the form HOST[:SLOT,SLOT...][@HOST...]: {part!r}")
+        chosen[match[1]] = sorted({int(slot) for slot in match[2].split(",")}) if match[2] else None
+    return chosen
+
+
+def filter_pool(pool: Pool, include: str | None, exclude: str | None) -> Pool:
+    """The slots that remain after `include` or `exclude`.
+
+    Raises: LaunchError if both are given, if one names a host or slot that does not exist, or if nothing remains.
+    """
+    if include and exclude:
+        raise LaunchError("include and exclude are both set; use one of them")
+    if not (include or exclude):
+        return pool
+    option, text = ("include", include) if include else ("exclude", exclude)
+    chosen: Pool = {}
+    for host, slots in parse_filter(text or "").items():
+        if host not in pool:
+            raise LaunchError(f"{option}={text!r} names host {host!r}; known hosts: {', '.join(pool)}")
+        missing = [slot for slot in slots or [] if slot not in pool[host]]
+        if missing:
+            raise LaunchError(f"{option}={text!r} names slot {missing[0]} of {host!r}, which has {len(pool[host])} slots")
+        chosen[host] = slots if slots is not None else pool[host]
+    if include:
+        remaining = chosen
+    else:
+        remaining = {host: [s for s in slots if s not in chosen.get(host, [])] for host, slots in pool.items()}
+        remaining = {host: slots for host, slots in remaining.items() if slots}
+    if not remaining:
+        raise LaunchError(f"{option}={text!r} leaves no slot")
+    return remaining
+
+
+def find_hostfile(hostfile: str | None) -> str | None:
+    """The host file to use: the key's, else DLTS_HOSTFILE; None if it does not exist."""
+    path = hostfile or os.environ.get(HOSTFILE_VARIABLE)
+    return path if path and os.path.isfile(path) else None
+
+
+def resource_pool(
+    hostfile: str | None,
+    include: str | None = None,
+    exclude: str | None = None,
+    num_nodes: int = -1,
+    num_gpus: int | None = None,
+) -> Pool:
+    """Slots to use on each host; {} where neither a host file nor a filter says anything.
+
+    Without a host file the filters speak of this machine as "localhost".
+
+    Raises: LaunchError.
+    """
+    path = find_hostfile(hostfile)
+    if path is None and not (include or exclude):
+        return {}
+    if path is not None:
+        pool = {host: list(range(slots)) for host, slots in read_hostfile(path).items()}
+    else:
+        pool = {"localhost": list(range(local_slots(include)))}
+    pool = filter_pool(pool, include, exclude)
+    if num_nodes > len(pool):
+        raise LaunchError(f"num_nodes={num_nodes}, but there are only {len(pool)} hosts: {', '.join(pool)}")
+    if num_nodes > 0:
+        pool = dict(list(pool.items())[:num_nodes])
+    if num_gpus and not (include or exclude):
+        pool = {host: _first(host, slots, num_gpus) for host, slots in pool.items()}
+    return pool
+
+
+def local_slots(include: str | None = None) -> int:
+    """Devices of this machine. Without any, slots are plain processes and as many as `include` names exist."""
+    count = accelerator_count()
+    if count or not include:
+        return count or 1
+    named = parse_filter(include).get("localhost") or [0]
+    return max(named) + 1
+
+
+def _first(host: str, slots: list[int], count: int) -> list[int]:
+    if count > len(slots):
+        raise LaunchError(f"num_gpus={count}, but host {host!r} has {len(slots)} slots")
+    return slots[:count]

@@ -1,0 +1,140 @@
+"""A model that answers: full-vocabulary logits in any layout, without DeepSpeed's engines."""
+
+import torch
+import torch.distributed as dist
+
+from megatron import mpu
+from megatron.common import device
+from megatron.common.errors import ConfigError
+
+# What training needs and answering does not.
+INFERENCE_OVERRIDES = {
+    "checkpoint_activations": False,
+    "partition_activations": False,
+    "sequence_parallel": False,  # single tokens cannot be split over ranks
+    "no_load_optim": True,
+    "optimizer": None,
+    "zero_optimization": None,
+}
+
+
+class InferenceModel:
+    """The model of this rank, answering together with the ranks that hold its other parts.
+
+    Stages pass hidden states [n, b, h] point to point. The last stage's first tensor rank is the sampler: it alone
+    chooses tokens, and `share` takes them to the ranks of its replica, so that ranks never disagree.
+
+    Args: module: SequentialWrapper, GPT2ModelPipe, or an engine around one of them.
+    """
+
+    def __init__(self, module: torch.nn.Module, neox_args):
+        self.module = getattr(module, "module", module)
+        self.neox_args = neox_args
+        self.device = device.current_device()
+        self.hidden_dtype = next(p.dtype for p in self.module.parameters() if p.is_floating_point())
+        self._stages = mpu.get_pipe_parallel_ranks()
+        self._stage = mpu.get_pipe_parallel_rank()
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self._stage == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self._stage == len(self._stages) - 1
+
+    @property
+    def is_sampler(self) -> bool:
+        """Whether this rank chooses the tokens of its replica."""
+        return self.is_last_stage and mpu.get_model_parallel_rank() == 0
+
+    def eval(self) -> "InferenceModel":
+        self.module.eval()
+        return self
+
+    def inference_mode(self, use_cache: bool = True) -> None:
+        """Gathered logits, no dropout; with `use_cache` keys and values of the past are kept between calls."""
+        self.module.eval()
+        self.module.inference_mode(use_cache=use_cache)
+        self.module.clear_cache()
+
+    def train_mode(self) -> None:
+        """Back to training."""
+        self.module.clear_cache()
+        self.module.train_mode()
+        self.module.train()
+
+    def clear_cache(self) -> None:
+        """Forget the past; due before every new prompt."""
+        self.module.clear_cache()
+
+    @torch.no_grad()
+    def forward(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor | None:
+        """One pass through all stages; collective over the ranks of the replica.
+
+        Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens.
+        Returns: logits [b, n, V] of the padded vocabulary on the last stage, None on the others.
+        """
+        inputs = (tokens, position_ids) if self.is_first_stage else self._receive(tokens.shape)
+        outputs = self.module(inputs)
+        if not self.is_last_stage:
+            dist.send(outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group())
+            return None
+        if outputs.shape[-1] != self.neox_args.padded_vocab_size:
+            outputs = mpu.gather_from_model_parallel_region(outputs)
+        return outputs
+
+    __call__ = forward
+
+    def _receive(self, shape: torch.Size) -> torch.Tensor:
+        batch, length = shape
+        hidden = torch.empty(
+            (length, batch, self.neox_args.hidden_size), dtype=self.hidden_dtype, device=self.device
+        )
+        dist.recv(hidden, self._stages[self._stage - 1], group=mpu.get_pipe_parallel_group())
+        return hidden
+
+    def share(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Broadcast the sampler's tensor, in place, to the ranks of its replica."""
+        if self.is_last_stage and mpu.get_model_parallel_world_size() > 1:
+            dist.broadcast(tensor, mpu.get_model_parallel_src_rank(), group=mpu.get_model_parallel_group())
+        if len(self._stages) > 1:
+            dist.broadcast(tensor, self._stages[-1], group=mpu.get_pipe_parallel_group())
+        return tensor
+
+
+def as_inference_model(model, neox_args) -> InferenceModel:
+    """`model` itself, or the module or engine wrapped."""
+    return model if isinstance(model, InferenceModel) else InferenceModel(model, neox_args)
+
+
+def setup_for_inference_or_eval(
+    use_cache: bool = True, overwrite_values: dict | None = None, input_args: list[str] | None = None
+) -> tuple[InferenceModel, "NeoXArgs"]:
+    """Config from the command line, process grid, model, and the weights of the checkpoint named by `load`.
+
+    Args:
+        use_cache: keep keys and values of the past.
+        overwrite_values: config values that win over the command line's.
+        input_args: the command line; None takes sys.argv.
+    Raises: ConfigError when `load` is not set.
+    """
+    from megatron.checkpointing import load_checkpoint
+    from megatron.engine.setup import build_engine, get_model
+    from megatron.initialize import initialize_megatron
+    from megatron.objectives import build_objective
+
+    values = INFERENCE_OVERRIDES | dict(overwrite_values or {})
+    neox_args = NeoXArgs.consume_neox_args(overwrite_values=values, input_args=input_args)
+    if neox_args.load is None:
+        raise ConfigError("load must name the folder of a checkpoint to sample from or to evaluate")
+    neox_args.configure_distributed_args()
+    neox_args.build_tokenizer()
+    initialize_megatron(neox_args)
+    engine, _, _ = build_engine(neox_args, get_model(neox_args), build_objective(neox_args))
+    neox_args.iteration = load_checkpoint(
+        neox_args, engine, None, None, inference=True, iteration=neox_args.iteration
+    )
+    model = InferenceModel(engine.module, neox_args)
+    model.inference_mode(use_cache=use_cache)
+    return model, neox_args

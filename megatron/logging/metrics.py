@@ -1,0 +1,60 @@
+"""Metrics to a list of sinks."""
+
+import torch
+
+from megatron.common.console import warn
+from megatron.registry import lookup, names
+
+
+class Metrics:
+    """Sends scalars to every tracker that the config asks for; only global rank 0 has sinks."""
+
+    def __init__(self, neox_args):
+        self.sinks = []
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+            return
+        for name in names("log sink"):
+            sink = lookup("log sink", name)
+            if sink.wanted(neox_args):
+                self.sinks.append(sink(neox_args))
+
+    def log(self, values: dict[str, float | None], step: int) -> None:
+        """Log scalars under their tags at an iteration; None is skipped. A failing sink is dropped with a warning."""
+        present = {name: float(value) for name, value in values.items() if value is not None}
+        for sink in list(self.sinks):
+            self._guarded(sink, lambda sink=sink: sink.log(present, step))
+
+    def close(self) -> None:
+        for sink in list(self.sinks):
+            self._guarded(sink, sink.close)
+
+    def _guarded(self, sink, action) -> None:
+        try:
+            action()
+        except Exception as error:  # a tracker's fault, whatever it is, must not end the run
+            warn(f"{type(sink).__name__} failed and is switched off: {error}")
+            self.sinks.remove(sink)
+
+
+def tb_wandb_log(
+    key: str,
+    value,
+    iteration_no: int,
+    use_wandb: bool,
+    tensorboard_writer=None,
+    comet_experiment=None,
+    all_ranks: bool = False,
+) -> None:
+    """Log one scalar to the trackers handed in, from rank 0 unless `all_ranks`; None is skipped."""
+    if value is None:
+        return
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0 and not all_ranks:
+        return
+    if tensorboard_writer is not None:
+        tensorboard_writer.add_scalar(key, value, iteration_no)
+    if comet_experiment is not None:
+        comet_experiment.log_metric(key, value, step=iteration_no)
+    if use_wandb:
+        import wandb
+
+        wandb.log({key: value}, step=iteration_no)

@@ -1,0 +1,22 @@
+"""TensorBoard event files."""
+
+from megatron.registry import register
+
+
+@register("log sink", "tensorboard")
+class TensorBoardSink:
+    """Writes scalars through the writer that NeoXArgs.initialize_tensorboard_writer made."""
+
+    def __init__(self, neox_args):
+        self._writer = neox_args.tensorboard_writer
+
+    @staticmethod
+    def wanted(neox_args) -> bool:
+        return getattr(neox_args, "tensorboard_writer", None) is not None
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.flush()

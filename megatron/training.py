@@ -1,0 +1,345 @@
+"""The training story: prepare, train, validate, save. Each function reads as its own table of contents."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from megatron import mpu
+from megatron.checkpointing import is_save_iter, load_checkpoint, save_checkpoint
+from megatron.checkpointing.save import check_save_directory
+from megatron.common.console import info, print_rank_0
+from megatron.common.device import current_device
+from megatron.common.errors import CheckpointError, ConfigError, DataError
+from megatron.common.timers import Timers
+from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
+from megatron.engine.batches import TimedIterator, batch_function, to_device
+from megatron.engine.overflow import OverflowMonitor
+from megatron.engine.setup import build_engine, get_learning_rate_scheduler, get_model, get_optimizer
+from megatron.engine.stop import StopSignal
+from megatron.engine.train_state import TrainState
+from megatron.initialize import initialize_megatron
+from megatron.logging import Metrics, training_log
+from megatron.logging.report import perplexity
+from megatron.objectives import build_objective
+
+__all__ = [
+    "backward_step",
+    "evaluate",
+    "evaluate_and_print_results",
+    "forward_step",
+    "get_batch",
+    "get_batch_pipe",
+    "get_learning_rate_scheduler",
+    "get_model",
+    "get_optimizer",
+    "is_save_iter",
+    "pretrain",
+    "setup_model_and_optimizer",
+    "train",
+    "train_step",
+    "train_step_pipe",
+    "update_iterations",
+]
+
+
+def pretrain(neox_args) -> None:
+    """Train a model as the config says: from the data loaders to the last save and the test."""
+    timers = Timers(tensorboard_writer=neox_args.tensorboard_writer)
+    if neox_args.save:
+        check_save_directory(neox_args.save)
+    initialize_megatron(neox_args)
+
+    timers("data loaders").start()
+    data_loaders = build_train_valid_test_data_loaders(neox_args)
+    update_iterations(neox_args, data_loaders)
+    timers("data loaders").stop()
+
+    timers("model and optimizer").start()
+    engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(neox_args, iteration=neox_args.iteration)
+    state = TrainState.resumed_at(engine.loaded_iteration)
+    timers("model and optimizer").stop()
+
+    train_data, valid_data, test_data = (
+        TimedIterator(iterator, timers("data wait")) if iterator is not None else None
+        for iterator in shift_and_wrap_data_loaders(neox_args, data_loaders, iteration=state.iteration)
+    )
+    timers.log(["data loaders", "model and optimizer"])
+    metrics = Metrics(neox_args)
+    if neox_args.do_train and state.iteration < neox_args.train_iters:
+        train(
+            neox_args, timers, engine, reference, optimizer, lr_scheduler, train_data, valid_data, state, metrics
+        )
+    finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
+
+
+def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
+    """Save first, so that nothing after it can lose work; then validate and test if training came to its end."""
+    if neox_args.save and neox_args.do_train and state.iteration and state.last_saved != state.iteration:
+        _save(neox_args, timers, engine, state, last=True)
+    if state.iteration >= neox_args.train_iters:
+        for name, data, wanted in (
+            ("validation", valid_data, neox_args.do_valid),
+            ("test", test_data, neox_args.do_test),
+        ):
+            if wanted:
+                evaluate_and_print_results(
+                    neox_args, f"the end of training for {name} data", forward_step, data, engine, state.iteration,
+                    verbose=name == "test", timers=timers, chart_name=name, metrics=metrics,
+                )  # fmt: skip
+    metrics.close()
+
+
+def update_iterations(neox_args, data_loaders: dict) -> None:
+    """With `train_epochs`, turn the length of the training data into `train_iters`, the same on all ranks.
+
+    This is the one value of the config that only the data can tell.
+    """
+    if not neox_args.train_epochs:
+        return
+    # Middle pipeline stages have no loader: the longest of all ranks is everybody's.
+    batches = len(data_loaders["train"]) if data_loaders.get("train") is not None else 0
+    length = torch.tensor([batches], dtype=torch.int64, device=current_device())
+    torch.distributed.all_reduce(length, op=torch.distributed.ReduceOp.MAX)
+    neox_args.train_iters = int(length) * neox_args.train_epochs // neox_args.gradient_accumulation_steps
+    if neox_args.train_iters < 1:
+        raise DataError("train_epochs: the training data is shorter than one global batch")
+    print_rank_0(f"{neox_args.train_epochs} epoch(s) are {neox_args.train_iters} iterations")
+
+
+def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int | None = None):
+    """Build model, optimizer and schedule into an engine and load the checkpoint that the config names.
+
+    Returns: (engine, optimizer, learning rate scheduler, reference engine or None). `engine.loaded_iteration` is the
+    iteration that was loaded, 0 for a fresh start.
+    """
+    if neox_args.optimizer is None and neox_args.do_train is not False:
+        raise ConfigError("optimizer: training needs one, e.g. {type: Adam, params: {lr: 1.0e-3}}")
+    objective = build_objective(neox_args)
+    engine, optimizer, lr_scheduler = build_engine(neox_args, get_model(neox_args, use_cache), objective)
+    engine.objective = objective
+    if neox_args.is_pipe_parallel:
+        engine.set_batch_fn(batch_function(objective))
+    engine.loaded_iteration = load_checkpoint(neox_args, engine, optimizer, lr_scheduler, iteration=iteration)
+    return engine, optimizer, lr_scheduler, None
+
+
+def train(
+    neox_args,
+    timers,
+    model,
+    reference_model,
+    optimizer,
+    lr_scheduler,
+    train_data_iterator: Iterator | None,
+    valid_data_iterator: Iterator | None,
+    state: TrainState | None = None,
+    metrics: Metrics | None = None,
+) -> int:
+    """The training loop: step, log, save, validate, until the length, `exit_interval` or a signal ends it.
+
+    Returns: the iteration reached.
+    """
+    state = state or TrainState()
+    metrics = metrics or Metrics(neox_args)
+    totals: dict = {}
+    report_memory_flag = True
+    overflow = OverflowMonitor(optimizer)
+    if state.iteration == 0 and neox_args.save and is_save_iter(neox_args, 0):
+        _save(neox_args, timers, model, state)
+    model.train()
+    timers("interval time").start()
+    with StopSignal() as stop:
+        while state.iteration < neox_args.train_iters:
+            losses, skipped = train_step(
+                neox_args, timers, train_data_iterator, model, optimizer, lr_scheduler, reference_model
+            )
+            state.advance(skipped)
+            overflow.check(skipped)
+            report_memory_flag = training_log(
+                neox_args, timers, losses, totals, _learning_rate(model), state.iteration, _loss_scale(neox_args, model),
+                report_memory_flag, skipped, model, optimizer, metrics=metrics,
+            )  # fmt: skip
+            if neox_args.save and is_save_iter(neox_args, state.iteration):
+                _save(neox_args, timers, model, state)
+            if _evaluation_due(neox_args, state):
+                timers("interval time").stop()
+                evaluate_and_print_results(
+                    neox_args, f"iteration {state.iteration}", forward_step, valid_data_iterator, model,
+                    state.iteration, timers=timers, metrics=metrics,
+                )  # fmt: skip
+                timers("interval time").start()
+            if stop.poll() or _exit_due(neox_args, state):
+                now = time.strftime("%Y-%m-%d %H:%M:%S")
+                info(f"rank: 0 | time: {now} | exiting the program at iteration {state.iteration}")
+                break
+    timers("interval time").stop()
+    return state.iteration
+
+
+def train_step(
+    neox_args, timers, data_iterator, model, optimizer, lr_scheduler, reference_model=None
+) -> tuple[dict[str, torch.Tensor], int]:
+    """One optimizer step over all micro-batches.
+
+    Returns: (losses averaged over micro-batches and replicas, still on the device; 1 if the step was skipped).
+    """
+    skipped_before = model.skipped_steps
+    if neox_args.is_pipe_parallel:
+        losses = train_step_pipe(neox_args, timers, model, data_iterator)
+    else:
+        losses = _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, reference_model)
+    return losses, model.skipped_steps - skipped_before
+
+
+def train_step_pipe(neox_args, timers, model, data_iterator) -> dict[str, torch.Tensor]:
+    """One step of DeepSpeed's pipeline schedule."""
+    return {"lm_loss": model.train_batch(data_iter=data_iterator)}
+
+
+def _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, reference_model):
+    micro_batches = []
+    for _ in range(neox_args.gradient_accumulation_steps):
+        timers("forward").start()
+        loss, metrics = forward_step(
+            data_iterator, model, neox_args, timers, is_train=True, reference_model=reference_model
+        )
+        timers("forward").stop()
+        timers("backward").start()
+        backward_step(neox_args, timers, optimizer, model, loss)
+        timers("backward").stop()
+        timers("optimizer").start()
+        model.step()
+        timers("optimizer").stop()
+        micro_batches.append({**metrics, "lm_loss": loss.detach()})
+    return _mean_over_replicas(micro_batches)
+
+
+def forward_step(
+    data_iterator, model, neox_args, timers, return_logits: bool = False, is_train: bool = False, reference_model=None
+):
+    """Loss of one micro-batch: (loss, metrics), or (loss, logits, metrics).
+
+    A pipelined model evaluates one whole accumulation of micro-batches instead.
+    """
+    if neox_args.is_pipe_parallel:
+        result = model.eval_batch(data_iterator, return_logits=return_logits)
+        return (*result, {}) if return_logits else (result, {})
+    timers("batch generator").start()
+    inputs, targets = model.objective.collate(to_device(next(data_iterator)))
+    timers("batch generator").stop()
+    outputs = model(inputs)
+    loss = model.objective.loss(outputs, targets)
+    return (loss.value, outputs, loss.metrics) if return_logits else (loss.value, loss.metrics)
+
+
+def backward_step(neox_args, timers, optimizer, model, loss: torch.Tensor) -> None:
+    """Backward pass with gradient reduction at the accumulation boundary; DeepSpeed divides by the accumulation."""
+    model.backward(loss)
+
+
+def get_batch(neox_args, data_iterator) -> tuple:
+    """The next micro-batch: (tokens, labels, loss_mask, None, position_ids), each [b, s].
+
+    The fourth place held an attention mask, which no back-end needs.
+    """
+    (tokens, position_ids), (labels, loss_mask) = build_objective(neox_args).collate(to_device(next(data_iterator)))
+    return tokens, labels, loss_mask, None, position_ids
+
+
+def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
+    """A batch for the pipeline engine: ((tokens, position_ids), (labels, loss_mask))."""
+    return build_objective(neox_args).collate(to_device(data))
+
+
+@torch.no_grad()
+def evaluate(
+    neox_args, forward_step_fn, data_iterator, model, verbose: bool = False, timers=None, reference_model=None
+) -> dict[str, float]:
+    """Mean loss, metrics and perplexity over `eval_iters` global batches.
+
+    A micro-batch counts as much as any other, as in training.
+    """
+    timers = timers or Timers()
+    model.eval()
+    collected = []
+    # The pipeline engine goes through an accumulation of micro-batches by itself.
+    calls = 1 if neox_args.is_pipe_parallel else neox_args.gradient_accumulation_steps
+    for iteration in range(neox_args.eval_iters):
+        if verbose and (iteration + 1) % neox_args.log_interval == 0:
+            print_rank_0(f"evaluating iteration {iteration + 1}/{neox_args.eval_iters}")
+        for _ in range(calls):
+            loss, metrics = forward_step_fn(data_iterator, model, neox_args, timers, reference_model=reference_model)
+            collected.append({**metrics, "lm_loss": loss.detach()})
+    model.train()
+    results = {name: float(value) for name, value in _mean_over_replicas(collected).items()}
+    results["lm_loss_ppl"] = perplexity(results["lm_loss"])
+    return results
+
+
+def evaluate_and_print_results(
+    neox_args,
+    prefix: str,
+    forward_step_func,
+    data_iterator,
+    model,
+    iteration: int,
+    verbose: bool = False,
+    timers=None,
+    chart_name: str = "validation",
+    reference_model=None,
+    metrics: Metrics | None = None,
+) -> dict[str, float]:
+    """Evaluate, print a ruled line and log under `validation/` or `test/`."""
+    results = evaluate(neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model)
+    line = f" {chart_name} results at {prefix} | "
+    line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())
+    print_rank_0("-" * (len(line) + 1))
+    print_rank_0(line)
+    print_rank_0("-" * (len(line) + 1))
+    if metrics is not None:
+        metrics.log({f"{chart_name}/{name}": value for name, value in results.items()}, iteration)
+    return results
+
+
+def _mean_over_replicas(values: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Average dicts of scalars over the list and over data-parallel ranks, in one reduction."""
+    names = list(values[0])
+    stacked = torch.stack([torch.stack([step[name].float() for step in values]).mean() for name in names])
+    if mpu.get_data_parallel_world_size() > 1:
+        torch.distributed.all_reduce(stacked, group=mpu.get_data_parallel_group())
+        stacked /= mpu.get_data_parallel_world_size()
+    return dict(zip(names, stacked, strict=True))
+
+
+def _save(neox_args, timers, model, state: TrainState, last: bool = False) -> None:
+    """Save; a failure is reported and training goes on, unless there will be no further save."""
+    running = timers("interval time").running
+    if running:
+        timers("interval time").stop()
+    if save_checkpoint(neox_args, state.iteration, model):
+        state.last_saved = state.iteration
+    elif last:
+        raise CheckpointError(f"save: the last checkpoint could not be written to {neox_args.save}")
+    if running:
+        timers("interval time").start()
+
+
+def _evaluation_due(neox_args, state: TrainState) -> bool:
+    interval = neox_args.eval_interval
+    # The end of training has an evaluation of its own.
+    return bool(
+        neox_args.do_valid and interval and state.iteration % interval == 0 and state.iteration < neox_args.train_iters
+    )
+
+
+def _exit_due(neox_args, state: TrainState) -> bool:
+    return bool(neox_args.exit_interval and state.iteration % neox_args.exit_interval == 0)
+
+
+def _learning_rate(model) -> float:
+    return model.get_lr()[0]
+
+
+def _loss_scale(neox_args, model) -> float | None:
+    return model.optimizer.loss_scale if neox_args.precision == "fp16" else None
