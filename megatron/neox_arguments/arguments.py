@@ -1,0 +1,352 @@
+"""NeoXArgs: the one flat, typed configuration of a run."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron.common.console import print_rank_0, warn
+from megatron.common.errors import ConfigError
+from megatron.neox_arguments import batch, command_line, deepspeed_view, environment, log_files
+from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig, NeoXArgsDeepspeedRunner
+from megatron.neox_arguments.derive import DERIVATIONS, OPT_DEFAULT, OPT_PARAMS_DEFAULTS, ZERO_DEFAULTS
+from megatron.neox_arguments.loading import read_files
+from megatron.neox_arguments.markers import mark_of
+from megatron.neox_arguments.neox_args import (
+    NeoXArgsLogging,
+    NeoXArgsLRScheduler,
+    NeoXArgsModel,
+    NeoXArgsMoE,
+    NeoXArgsOptimizer,
+    NeoXArgsOther,
+    NeoXArgsParallelism,
+    NeoXArgsTextgen,
+    NeoXArgsTokenizer,
+    NeoXArgsTraining,
+)
+from megatron.neox_arguments.report import describe_all
+from megatron.neox_arguments.rules import RULES
+from megatron.neox_arguments.steps import Findings
+from megatron.neox_arguments.suggestions import unknown_key
+from megatron.neox_arguments.support import unsupported
+from megatron.neox_arguments.types import Mismatch, choices_of, conform, describe
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BASE_CLASSES", "DEEPSPEED_ARG_CLASSES", "NEOX_ARG_CLASSES", "OPT_DEFAULT", "OPT_PARAMS_DEFAULTS"]
+__all__ += ["ZERO_DEFAULTS", "NeoXArgs"]
+
+DEEPSPEED_ARG_CLASSES = [NeoXArgsDeepspeedRunner, NeoXArgsDeepspeedConfig]
+NEOX_ARG_CLASSES = [
+    NeoXArgsTextgen,
+    NeoXArgsTraining,
+    NeoXArgsTokenizer,
+    NeoXArgsMoE,
+    NeoXArgsOther,
+    NeoXArgsParallelism,
+    NeoXArgsLogging,
+    NeoXArgsLRScheduler,
+    NeoXArgsOptimizer,
+    NeoXArgsModel,
+]
+BASE_CLASSES = DEEPSPEED_ARG_CLASSES + NEOX_ARG_CLASSES
+
+
+@dataclass
+class NeoXArgs(*BASE_CLASSES):
+    """All keys in one namespace, checked and completed on construction.
+
+    Nothing needs to write to it afterwards; `variant` makes a changed copy. Runtime objects that others attach
+    (`tokenizer`, `tensorboard_writer`) are plain attributes, not keys.
+
+    Raises: ConfigError that lists every problem of the configuration.
+    """
+
+    tokenizer = None
+    tensorboard_writer = None
+    adlr_autoresume_object = None
+
+    def __post_init__(self) -> None:
+        self.validate_keys()
+        given = {declared.name: getattr(self, declared.name) for declared in fields(self)}
+        findings = Findings()
+        self._check_values(findings)
+        DERIVATIONS.run(self, findings)
+        self._check_derived(given, findings)
+        RULES.run(self, findings)
+        if findings.problems:
+            raise ConfigError(findings.problems)
+        # What the user did not say but follows from it need not be handed on: it is derived again.
+        self._derived = {key: getattr(self, key) for key, value in given.items() if getattr(self, key) != value}
+
+    # Construction
+
+    @classmethod
+    def from_ymls(
+        cls, paths_to_yml_files: Iterable[str | Path], overwrite_values: dict[str, Any] | None = None
+    ) -> "NeoXArgs":
+        """Merge configuration files; `overwrite_values` win over them. Keys may be written with dashes."""
+        values, texts = read_files(paths_to_yml_files)
+        return cls.from_dict({**values, "config_files": texts, **(overwrite_values or {})})
+
+    @classmethod
+    def from_dict(cls, args_dict: dict[str, Any]) -> "NeoXArgs":
+        """From values by key, exactly as spelled."""
+        known = [declared.name for declared in fields(cls)]
+        problems = [unknown_key(str(key), known) for key in args_dict if key not in known]
+        try:
+            args = cls(**{key: value for key, value in args_dict.items() if key in known})
+        except ConfigError as error:
+            raise ConfigError(problems + error.problems) from None
+        if problems:
+            raise ConfigError(problems)
+        return args
+
+    @classmethod
+    def consume_deepy_args(cls, input_args: list[str] | None = None) -> "NeoXArgs":
+        """From the command line of deepy.py. Attribute `dry_run` tells whether only a plan is wanted."""
+        files, overrides, dry_run = command_line.parse_deepy(input_args)
+        args = cls.from_ymls(files, overrides)
+        args.dry_run = dry_run
+        return args
+
+    @classmethod
+    def consume_neox_args(
+        cls, overwrite_values: dict[str, Any] | None = None, input_args: list[str] | None = None
+    ) -> "NeoXArgs":
+        """From the command line of a worker: the launcher's hand-over, or plain configuration files (torchrun)."""
+        given, _ = command_line.worker_parser().parse_known_args(input_args)
+        if given.megatron_config is not None:
+            args = cls.from_dict({**command_line.decode(given.megatron_config), **(overwrite_values or {})})
+        elif given.conf_file:
+            args = cls.from_ymls(command_line.config_paths(given.conf_file, given.conf_dir), overwrite_values)
+        else:
+            raise ConfigError("no configuration: name configuration files, or start the script through deepy.py")
+        args.enable_logging()
+        return args
+
+    def variant(self, **changes: Any) -> "NeoXArgs":
+        """A copy with some keys changed and everything that follows from them derived anew."""
+        return type(self).from_dict({**self.handover(), **changes})
+
+    # Checks
+
+    @classmethod
+    def validate_keys(cls) -> None:
+        """No key may be declared by two groups."""
+        seen: dict[str, str] = {}
+        for group in BASE_CLASSES:
+            for declared in fields(group):
+                owner = seen.setdefault(declared.name, group.__name__)
+                assert owner == group.__name__, f"{declared.name} is declared by {owner} and {group.__name__}"
+
+    def validate_types(self) -> bool:
+        """Whether every value fits its key's type."""
+        findings = Findings()
+        self._check_values(findings)
+        return not findings.problems
+
+    def validate_values(self) -> bool:
+        """Whether the values go together."""
+        findings = Findings()
+        RULES.run(self, findings)
+        return not findings.problems
+
+    def calculate_derived(self) -> None:
+        """Complete the values that follow from others.
+
+        Raises: ConfigError.
+        """
+        findings = Findings()
+        DERIVATIONS.run(self, findings)
+        if findings.problems:
+            raise ConfigError(findings.problems)
+
+    def _check_values(self, findings: Findings) -> None:
+        """Types and support of every key; a bad value is set back to the default so that the checks can go on."""
+        for declared in fields(self):
+            key, value = declared.name, getattr(self, declared.name)
+            if value is None or value is declared.default:
+                setattr(self, key, value if value is None and declared.default is None else declared.default)
+                continue
+            try:
+                setattr(self, key, conform(value, declared.type))
+            except Mismatch:
+                findings.add(_wrong_type(key, value, declared.type), key)
+                setattr(self, key, declared.default)
+                continue
+            refused = unsupported(declared, getattr(self, key))
+            if refused:
+                findings.add(refused, key)
+                setattr(self, key, declared.default)
+
+    def _check_derived(self, given: dict[str, Any], findings: Findings) -> None:
+        """A derived key the user sets must say the same as its source."""
+        for declared in fields(self):
+            key, mark = declared.name, mark_of(declared)
+            if mark is None or mark.kind != "derived" or key in findings.broken:
+                continue
+            if given[key] != declared.default and given[key] != getattr(self, key):
+                findings.add(
+                    f"{key}={given[key]!r} follows from {mark.reason}, which makes it {getattr(self, key)!r}; "
+                    f"change {mark.reason} instead"
+                )
+
+    # Views
+
+    @property
+    def params_dtype(self) -> "torch.dtype":
+        """Number format of the forward pass."""
+        import torch
+
+        return {"fp16": torch.half, "bfloat16": torch.bfloat16}.get(self.precision, torch.float)
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Number of copies of the model."""
+        return self.global_num_gpus // (max(1, self.pipe_parallel_size) * self.model_parallel_size)
+
+    @property
+    def deepspeed_config(self) -> dict[str, Any]:
+        """The dictionary that deepspeed.initialize takes."""
+        return deepspeed_view.build(self)
+
+    @property
+    def deepspeed_runner(self) -> dict[str, Any]:
+        """The launcher's keys."""
+        return self.get_parent_class_value_dict(NeoXArgsDeepspeedRunner)
+
+    @property
+    def megatron_config(self) -> dict[str, Any]:
+        """The keys this program reads."""
+        return self.get_parent_class_value_dict(*NEOX_ARG_CLASSES)
+
+    @property
+    def all_config(self) -> dict[str, Any]:
+        """All keys."""
+        return self.get_parent_class_value_dict(*BASE_CLASSES)
+
+    def get_parent_class_value_dict(self, *parent_classes: type, only_non_defaults: bool = False) -> dict[str, Any]:
+        """Values of the keys of some groups."""
+        values = {}
+        for group in parent_classes:
+            for declared in fields(group):
+                value = getattr(self, declared.name)
+                if not only_non_defaults or value != declared.default:
+                    values[declared.name] = value
+        return values
+
+    def get_parent_class_value_dict_extra_ds(
+        self, *parent_classes: type, only_non_defaults: bool = False
+    ) -> dict[str, Any]:
+        """As get_parent_class_value_dict, with the keys of deepspeed_extra_args in place of that key."""
+        values = self.get_parent_class_value_dict(*parent_classes, only_non_defaults=only_non_defaults)
+        values.pop("deepspeed_extra_args", None)
+        return {**values, **self.get_extra_deepspeed_args()}
+
+    def get_extra_deepspeed_args(self) -> dict[str, Any]:
+        """The keys handed to DeepSpeed as they are."""
+        return dict(self.deepspeed_extra_args or {})
+
+    def runner_options(self) -> dict[str, Any]:
+        """The launcher's keys that differ from their defaults, in order of declaration."""
+        return self.get_parent_class_value_dict(NeoXArgsDeepspeedRunner, only_non_defaults=True)
+
+    def non_defaults(self) -> dict[str, Any]:
+        """Every key that differs from its default."""
+        return self.get_parent_class_value_dict(*BASE_CLASSES, only_non_defaults=True)
+
+    def handover(self) -> dict[str, Any]:
+        """What a worker needs in order to build the same configuration: everything not derived from the rest."""
+        derived = {key: value for key, value in self._derived.items() if key not in ("global_num_gpus", "git_hash")}
+        return {key: value for key, value in self.non_defaults().items() if derived.get(key, MISSING) != value}
+
+    def notes(self) -> list[str]:
+        """One line for each old key that is read in another sense or dropped."""
+        return list(deepspeed_view.notes(self))
+
+    # Launch
+
+    def get_deepspeed_main_args(self) -> list[str]:
+        """Command line of DeepSpeed's launcher that starts user_script with this configuration."""
+        return [
+            *command_line.launcher_options(self),
+            str(self.user_script),
+            "--deepspeed_config",
+            command_line.encode(self.deepspeed_config),
+            "--megatron_config",
+            command_line.encode(self.handover()),
+        ]
+
+    @staticmethod
+    def convert_key_value_to_command_line_arg(k: str, v: Any) -> list[str]:
+        """`--k v`; true is a bare flag; false and None are nothing."""
+        return command_line.as_argument(k, v)
+
+    def configure_distributed_args(self) -> None:
+        """Take local_rank, rank and world_size from the environment (also Slurm's or MPI's)."""
+        ranks = environment.ranks(self.deepspeed_slurm, self.deepspeed_mpi)
+        self.local_rank, self.rank, self.world_size = ranks.local_rank, ranks.rank, ranks.world_size
+        if ranks.launched and ranks.world_size != self.global_num_gpus:
+            raise ConfigError(
+                f"the job was started with {ranks.world_size} processes, but the configuration is for "
+                f"global_num_gpus={self.global_num_gpus}"
+            )
+        print_rank_0(f"world size {self.world_size}, model parallel size {self.model_parallel_size}")
+
+    # Batch sizes
+
+    @staticmethod
+    def calculate_batch_parameters(
+        dp_world_size: int, train_batch: int | None = None, micro_batch: int | None = None, grad_acc: int | None = None
+    ) -> tuple[int, int, int]:
+        """See megatron.neox_arguments.batch."""
+        return batch.calculate_batch_parameters(dp_world_size, train_batch, micro_batch, grad_acc)
+
+    @staticmethod
+    def check_batch_parameters(dp_world_size: int, train_batch: int, micro_batch: int, grad_acc: int) -> None:
+        """See megatron.neox_arguments.batch."""
+        batch.check_batch_parameters(dp_world_size, train_batch, micro_batch, grad_acc)
+
+    # Services
+
+    def build_tokenizer(self) -> None:
+        """Build `tokenizer`, which sets padded_vocab_size."""
+        from megatron.tokenizer import build_tokenizer
+
+        self.tokenizer = build_tokenizer(self)
+
+    def initialize_tensorboard_writer(self) -> None:
+        """On rank 0 open `tensorboard_writer` in tensorboard_dir; without the package, warn and go on."""
+        if not self.tensorboard_dir or self.rank != 0:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            warn(f"tensorboard_dir={self.tensorboard_dir!r}: no events are written: pip install tensorboard")
+            return
+        self.tensorboard_writer = SummaryWriter(log_dir=self.tensorboard_dir)
+
+    def enable_logging(self) -> None:
+        """Copy standard output and error of this process into files of log_dir."""
+        if self.log_dir:
+            log_files.tee_output(Path(self.log_dir))
+
+    def print(self) -> None:
+        """Print all keys on rank 0, changed ones first."""
+        print_rank_0(describe_all(self))
+
+    def to_json(self) -> str:
+        """All keys as indented JSON."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, default=str)
+
+
+def _wrong_type(key: str, value: Any, expected: Any) -> str:
+    from megatron.neox_arguments.suggestions import nearest
+
+    choices = choices_of(expected)
+    close = nearest(value, choices) if isinstance(value, str) and choices else None
+    hint = f"; did you mean {close!r}?" if close else ""
+    return f"{key}={value!r} must be {describe(expected)}{hint}"

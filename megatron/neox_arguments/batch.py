@@ -1,0 +1,38 @@
+"""The batch triple: train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x data parallel."""
+
+from megatron.common.errors import ConfigError
+
+
+def calculate_batch_parameters(
+    dp_world_size: int, train_batch: int | None = None, micro_batch: int | None = None, grad_acc: int | None = None
+) -> tuple[int, int, int]:
+    """Fill in what is missing of (train batch, micro batch, accumulation steps), rounding down.
+
+    Raises: ConfigError if neither the train batch nor the micro batch is given.
+    """
+    if train_batch is None and micro_batch is None:
+        raise ConfigError("set train_micro_batch_size_per_gpu or train_batch_size")
+    if train_batch is not None and micro_batch is not None:
+        grad_acc = grad_acc if grad_acc is not None else train_batch // max(micro_batch, 1) // dp_world_size
+    elif train_batch is not None:
+        grad_acc = 1 if grad_acc is None else grad_acc
+        micro_batch = train_batch // dp_world_size // max(grad_acc, 1)
+    else:
+        grad_acc = 1 if grad_acc is None else grad_acc
+        train_batch = micro_batch * grad_acc * dp_world_size
+    return int(train_batch), int(micro_batch), int(grad_acc)
+
+
+def check_batch_parameters(dp_world_size: int, train_batch: int, micro_batch: int, grad_acc: int) -> None:
+    """Raises: ConfigError unless all are positive and the product fits."""
+    named = (
+        f"train_batch_size={train_batch}, train_micro_batch_size_per_gpu={micro_batch}, "
+        f"gradient_accumulation_steps={grad_acc}, data-parallel size {dp_world_size}"
+    )
+    if min(train_batch, micro_batch, grad_acc) <= 0:
+        raise ConfigError(f"batch sizes must be positive: {named}")
+    if train_batch != micro_batch * grad_acc * dp_world_size:
+        raise ConfigError(
+            f"train_batch_size must be micro batch x accumulation x data-parallel size, "
+            f"which is {micro_batch * grad_acc * dp_world_size}: {named}"
+        )

@@ -1,0 +1,120 @@
+"""Command lines: of deepy.py, of a worker script, and the base64 hand-over from one to the other."""
+
+import argparse
+import base64
+import binascii
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from megatron.common.errors import ConfigError, LaunchError
+
+# A single argument may be 128 KiB long on Linux; a larger configuration goes through a file.
+LONGEST_ARGUMENT = 100_000
+
+
+def deepy_parser() -> argparse.ArgumentParser:
+    """Options of deepy.py. Each option but the configuration files overrides the key of its name."""
+    parser = argparse.ArgumentParser(
+        prog="deepy.py",
+        description="Start a script of GPT-NeoX on every device of the job.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("user_script", help="script to start, such as train.py")
+    parser.add_argument("conf_file", nargs="+", help="configuration files (YAML or JSON); .yml is added where missing")
+    parser.add_argument("--conf_dir", "-d", help="folder of the configuration files")
+    parser.add_argument("--dry-run", action="store_true", help="print configuration, plan and command; start nothing")
+    keys = parser.add_argument_group("configuration keys")
+    keys.add_argument("--wandb_group", help="Weights & Biases group")
+    keys.add_argument("--wandb_run_name", help="Weights & Biases run name")
+    keys.add_argument("--wandb_team", help="Weights & Biases entity")
+    keys.add_argument("--eval_tasks", nargs="+", help="evaluation tasks")
+    keys.add_argument("--iteration", type=int, help="iteration of the checkpoint to load")
+    keys.add_argument("--eval_results_prefix", help="start of the results file's name")
+    keys.add_argument("-H", "--hostfile", help="file of machines")
+    keys.add_argument("-i", "--sample_input_file", help="file of prompts")
+    keys.add_argument("-o", "--sample_output_file", help="file of generated texts")
+    keys.add_argument("--autotuning", choices=["tune", "run"], help="run DeepSpeed's autotuner")
+    return parser
+
+
+def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[str, Any], bool]:
+    """Returns: (configuration files, overriding values, dry run).
+
+    Raises: LaunchError if the script does not exist.
+    """
+    given = vars(deepy_parser().parse_args(input_args))
+    files = config_paths(given.pop("conf_file"), given.pop("conf_dir"))
+    dry_run = given.pop("dry_run")
+    given["autotuning_run"] = given.pop("autotuning")
+    if not Path(given["user_script"]).is_file():
+        raise LaunchError(f"{given['user_script']}: no such script")
+    return files, {key: value for key, value in given.items() if value is not None}, dry_run
+
+
+def worker_parser() -> argparse.ArgumentParser:
+    """Options of a worker script; whatever else the launcher adds is ignored."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--megatron_config", help="configuration from the launcher: base64 of JSON, or a file")
+    parser.add_argument("--deepspeed_config", help="DeepSpeed's part of it")
+    parser.add_argument("--local_rank", type=int, help="set by some launchers; LOCAL_RANK is what counts")
+    parser.add_argument("--conf_dir", "-d", help="folder of the configuration files")
+    parser.add_argument("conf_file", nargs="*", help="configuration files, when started without deepy.py")
+    return parser
+
+
+def config_paths(names: list[str], folder: str | None) -> list[Path]:
+    """File names with the folder in front and the suffix .yml where there is neither .yml nor .json."""
+    named = [name if name.endswith((".yml", ".json")) else f"{name}.yml" for name in names]
+    return [Path(folder, name) if folder else Path(name) for name in named]
+
+
+def encode(values: dict[str, Any]) -> str:
+    """URL-safe base64 of the JSON of a configuration."""
+    return base64.urlsafe_b64encode(json.dumps(values).encode("utf-8")).decode("ascii")
+
+
+def decode(text: str) -> dict[str, Any]:
+    """Counterpart of encode; also takes the path of a JSON file.
+
+    Raises: ConfigError.
+    """
+    try:
+        raw = Path(text).read_bytes() if text.endswith(".json") else base64.urlsafe_b64decode(text)
+        values = json.loads(raw)
+    except OSError as error:
+        raise ConfigError(f"--megatron_config {text}: {error.strerror}") from None
+    except (ValueError, binascii.Error):
+        raise ConfigError("--megatron_config is neither base64 of JSON nor a .json file") from None
+    if not isinstance(values, dict):
+        raise ConfigError("--megatron_config does not hold a mapping")
+    return values
+
+
+def as_argument(key: str, value: Any) -> list[str]:
+    """A launcher option: true is a bare flag; false and None are nothing."""
+    if value is True:
+        return [f"--{key}"]
+    return [] if value in (False, None) else [f"--{key}", str(value)]
+
+
+def launcher_options(args: Any) -> list[str]:
+    """Options of DeepSpeed's launcher that differ from its defaults.
+
+    Comment and account go into --launcher_args: mainline's launcher has no flags for them.
+    """
+    options: list[str] = []
+    for key, value in args.runner_options().items():
+        if key == "num_gpus" and (args.include or args.exclude):
+            continue
+        if key in ("comment", "account", "autotuning_run"):
+            continue
+        options += as_argument(key, value)
+    # One word, because the value itself begins with dashes.
+    slurm = [f"--{key}={value}" for key in ("comment", "account") if (value := getattr(args, key))]
+    options += [f"--launcher_args={' '.join(slurm)}"] if slurm else []
+    for key, variable in (("hostfile", "DLTS_HOSTFILE"), ("master_addr", "MASTER_ADDR")):
+        if os.environ.get(variable):
+            options += [f"--{key}", os.environ[variable]]
+    return options

@@ -1,0 +1,209 @@
+"""DeepSpeed's dictionary, made of this configuration: old keys translated, defaults that matter sent explicitly."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig
+from megatron.neox_arguments.suggestions import unknown_key
+
+# Sent whatever their value: DeepSpeed's own defaults differ or have differed between versions.
+ALWAYS_SENT = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "steps_per_print",
+    "zero_optimization",
+)
+# Read by this program, not by DeepSpeed.
+OWN_KEYS = ("deepspeed", "fp32_allreduce", "curriculum_seqlen", "deepspeed_extra_args")
+# Fields that mean nothing here and may as well stand among the extra keys.
+PASSED_ON = ("checkpoint", "comms_logger", "csv_monitor", "dump_state", "flops_profiler", "tensorboard", "wandb")
+# Top-level keys that mainline DeepSpeed 0.19 refuses.
+REMOVED = (
+    "amp",
+    "compression_training",
+    "curriculum_learning",
+    "eigenvalue",
+    "elasticity",
+    "graph_harvesting",
+    "nebula",
+    "progressive_layer_drop",
+    "quantize_training",
+    "sparse_attention",
+    "sparse_gradients",
+)
+# Top-level keys of DeepSpeed 0.19 that have no field of their own here.
+EXTRA = (
+    "aio",
+    "compile",
+    "dataloader_drop_last",
+    "disable_allgather",
+    "disable_python_gc",
+    "gradient_allreduce_op",
+    "log_level",
+    "managed_gradient_accumulation",
+    "memory_breakdown",
+    "pipeline",
+    "seq_parallel_communication_data_type",
+    "timers",
+    "torch_autocast",
+    "vocabulary_size",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+)
+FP16_KEYS = (
+    "enabled",
+    "auto_cast",
+    "loss_scale",
+    "initial_scale_power",
+    "loss_scale_window",
+    "hysteresis",
+    "consecutive_hysteresis",
+    "min_loss_scale",
+    "fp16_master_weights_and_grads",
+)
+BF16_KEYS = (
+    "enabled",
+    "immediate_grad_update",
+    "check_grad_overflow",
+    "bf16_master_weights_and_grads",
+    "bf16_optimizer_states",
+)
+# Of the fp16 dictionary, in DeepSpeed's eyes; bfloat16 has fp32's range and needs no loss scale.
+_LOSS_SCALING = ("loss_scale", "loss_scale_window", "initial_scale_power", "hysteresis", "min_loss_scale")
+ZERO_KEYS = (
+    "stage",
+    "allgather_bucket_size",
+    "allgather_partitions",
+    "compute_grad_norm",
+    "contiguous_gradients",
+    "cpu_offload",
+    "elastic_checkpoint",
+    "enable_sanity_checks",
+    "ignore_unused_parameters",
+    "leaf_module",
+    "legacy_stage1",
+    "load_from_fp32_weights",
+    "log_trace_cache_warnings",
+    "memory_efficient_linear",
+    "offload_optimizer",
+    "offload_param",
+    "overlap_comm",
+    "override_module_apply",
+    "parameter_alignment",
+    "pipeline_loading_checkpoint",
+    "reduce_bucket_size",
+    "reduce_scatter",
+    "round_robin_gradients",
+    "stage3_allgather_sequential",
+    "stage3_gather_16bit_weights_on_model_save",
+    "stage3_gather_fp16_weights_on_model_save",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_model_persistence_threshold",
+    "stage3_module_granularity_threshold",
+    "stage3_param_persistence_threshold",
+    "stage3_prefetch_bucket_size",
+    "stage3_use_all_reduce_for_fetch_params",
+    "sub_group_size",
+    "use_multi_rank_bucket_allreduce",
+    "zero_hpz_partition_size",
+    "zero_quantized_gradients",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_weights",
+)
+_OFFLOAD = ("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "offload_optimizer", "offload_param")
+_SWITCHED = ("flops_profiler", "comms_logger", "tensorboard", "wandb", "csv_monitor")
+
+
+def build(args: Any) -> dict[str, Any]:
+    """The dictionary handed to deepspeed.initialize."""
+    config = {}
+    for declared in fields(NeoXArgsDeepspeedConfig):
+        key, value = declared.name, getattr(args, declared.name)
+        if key not in OWN_KEYS and value is not None and (key in ALWAYS_SENT or value != declared.default):
+            config[key] = value
+    _only_known(config, "fp16", FP16_KEYS)
+    _only_known(config, "bf16", BF16_KEYS)
+    config["zero_optimization"] = {
+        key: value for key, value in config["zero_optimization"].items() if key not in _OFFLOAD or value
+    }
+    if args.precision == "bfloat16":
+        # Micro-batch gradients summed in bfloat16 lose small contributions.
+        config["data_types"] = {"grad_accum_dtype": "fp32", **(args.data_types or {})}
+    return {**config, **(args.deepspeed_extra_args or {})}
+
+
+def notes(args: Any) -> Iterator[str]:
+    """One line for each old key that is translated or dropped."""
+    dropped = [key for key in ("fp16", "type") if key in (args.fp16 or {})]
+    if dropped:
+        yield f"fp16: DeepSpeed no longer takes {', '.join(dropped)}; dropped, as enabled says it all"
+    dropped = [key for key in ("bf16", "type") if key in (args.bf16 or {})]
+    if dropped:
+        yield f"bf16: DeepSpeed no longer takes {', '.join(dropped)}; dropped, as enabled says it all"
+    dropped = [key for key in _LOSS_SCALING if key in (args.bf16 or {})]
+    if dropped:
+        yield f"bf16: {', '.join(dropped)} dropped; bfloat16 needs no loss scale"
+    if "cpu_offload" in args.zero_optimization and not args.zero_optimization["cpu_offload"]:
+        yield "zero_optimization: the outdated key cpu_offload: false is dropped"
+
+
+def problems(args: Any) -> Iterator[str]:
+    """What DeepSpeed would refuse, or take silently in another sense than meant."""
+    yield from _precision_problems(args)
+    yield from _zero_problems(args.zero_optimization)
+    yield from _extra_problems(args)
+    for key in _SWITCHED:
+        options = getattr(args, key)
+        if options is not None and not isinstance(options.get("enabled"), bool):
+            yield f"{key} must contain enabled: true or enabled: false"
+    if args.communication_data_type not in (None, "fp16", "bf16", "fp32"):
+        yield f"communication_data_type={args.communication_data_type!r} must be fp16, bf16 or fp32"
+
+
+def _precision_problems(args: Any) -> Iterator[str]:
+    half, brain = args.fp16 or {}, args.bf16 or {}
+    for key in half:
+        if key not in (*FP16_KEYS, "fp16", "type"):
+            yield f"fp16: {unknown_key(key, FP16_KEYS)}"
+    for key in brain:
+        if key not in (*BF16_KEYS, *_LOSS_SCALING, "bf16", "type"):
+            yield f"bf16: {unknown_key(key, BF16_KEYS)}"
+    for key, options, own in (("fp16", half, "fp16"), ("bf16", brain, "bfloat16")):
+        meant = options.get("type", own)
+        if meant != own:
+            yield f"{key}.type={meant!r} contradicts the name of the mapping; remove it and set precision: {meant}"
+    if half.get("enabled") and not half.get("loss_scale"):
+        for key in ("loss_scale_window", "min_loss_scale"):
+            value = half.get(key, 1)
+            if not isinstance(value, (int, float)) or value <= 0:
+                yield f"fp16.{key}={value!r} must be above 0 when the loss scale adapts itself (fp16.loss_scale: 0)"
+
+
+def _zero_problems(zero: dict[str, Any]) -> Iterator[str]:
+    for key, value in zero.items():
+        if key not in ZERO_KEYS and key not in _OFFLOAD:
+            yield f"zero_optimization: {unknown_key(key, ZERO_KEYS)}"
+        elif key in _OFFLOAD and value:
+            yield f"zero_optimization.{key}={value!r} is not supported yet"
+        elif key.endswith("bucket_size") and (not isinstance(value, (int, float)) or value <= 0):
+            yield f"zero_optimization.{key}={value!r} must be a number above 0"
+
+
+def _extra_problems(args: Any) -> Iterator[str]:
+    declared = {field.name: field for field in fields(NeoXArgsDeepspeedConfig)}
+    for key in args.deepspeed_extra_args or {}:
+        if key in REMOVED:
+            yield f"deepspeed_extra_args: DeepSpeed no longer has {key!r}; remove it"
+        elif key in declared and (key not in PASSED_ON or getattr(args, key) != declared[key].default):
+            yield f"deepspeed_extra_args: {key!r} is a key of its own; set it at the top level"
+        elif key not in declared and key not in EXTRA:
+            yield f"deepspeed_extra_args: {unknown_key(key, (*declared, *EXTRA))}"
+
+
+def _only_known(config: dict[str, Any], key: str, known: tuple[str, ...]) -> None:
+    if key in config:
+        config[key] = {name: value for name, value in config[key].items() if name in known}

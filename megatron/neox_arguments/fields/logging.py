@@ -1,0 +1,105 @@
+"""What is reported, and where."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.neox_arguments.markers import later, runtime
+from megatron.neox_arguments.template import NeoXArgsTemplate
+
+
+@dataclass
+class NeoXArgsLogging(NeoXArgsTemplate):
+    """Logs, monitors and profiles."""
+
+    use_wandb: bool | None = later(None, False)
+    """Log to Weights & Biases."""
+
+    wandb_group: str | None = later(None)
+    """Group the run belongs to."""
+
+    wandb_run_name: str | None = later(None)
+    """Name of the run."""
+
+    wandb_team: str | None = later(None)
+    """Entity that owns the run."""
+
+    wandb_project: str = later("neox")
+    """Project of the run."""
+
+    wandb_host: str = later("https://api.wandb.ai")
+    """Server, also the name looked up in .netrc for the key."""
+
+    wandb_init_all_ranks: bool = later(False)
+    """Start a run on every rank instead of rank 0 only."""
+
+    git_hash: str | None = runtime()
+    """Commit of the source tree, recorded with the run; filled in when unset."""
+
+    log_dir: str | None = None
+    """Folder that receives copies of each process's standard output and error, and the full configuration."""
+
+    tensorboard_dir: str | None = None
+    """Folder of the TensorBoard events that rank 0 writes."""
+
+    use_comet: bool | None = later(None, False)
+    """Log to Comet from rank 0."""
+
+    comet_workspace: str | None = later(None)
+    """Comet workspace."""
+
+    comet_project: str | None = later(None)
+    """Comet project."""
+
+    comet_experiment_name: str | None = later(None)
+    """Comet experiment name."""
+
+    comet_tags: list | None = later(None)
+    """Tags of the Comet experiment."""
+
+    comet_others: dict | None = later(None)
+    """Further values recorded with the Comet experiment."""
+
+    comet_experiment: Any = runtime()
+    """Handle of the running Comet experiment."""
+
+    peak_theoretical_tflops: float | None = None
+    """Peak TFLOPS of one device; model and hardware FLOPs utilisation are logged against it."""
+
+    log_interval: int = 100
+    """Iterations between log lines."""
+
+    log_grad_pct_zeros: bool = later(False)
+    """Log the share of zero gradients of each parameter."""
+
+    log_param_norm: bool = later(False)
+    """Log the norm of each parameter."""
+
+    log_grad_norm: bool = later(False)
+    """Log the norm of each parameter's gradient."""
+
+    log_optimizer_states: bool = later(False)
+    """Log norms of the optimizer states."""
+
+    log_gradient_noise_scale: bool = later(False)
+    """Estimate and log the gradient noise scale (arXiv 1812.06162)."""
+
+    gradient_noise_scale_n_batches: int = later(5)
+    """Batches averaged for the large-batch gradient of the noise scale."""
+
+    gradient_noise_scale_cpu_offload: bool = later(False)
+    """Keep the noise scale's gradient buffer in CPU memory."""
+
+    memory_profiling: bool = later(False)
+    """Record the CUDA allocator's history and save a snapshot of the profiled window."""
+
+    memory_profiling_path: str | None = later(None)
+    """Folder of the memory snapshot."""
+
+    profile: bool = later(False)
+    """Run the torch profiler from profile_step_start to profile_step_stop."""
+
+    profile_step_start: int = later(10)
+    """First profiled iteration."""
+
+    profile_step_stop: int = later(12)
+    """Last profiled iteration."""

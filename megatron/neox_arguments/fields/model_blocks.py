@@ -1,0 +1,171 @@
+"""What stands inside a block: attention, MLP, residuals, kernels, and the non-transformer block kinds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron.neox_arguments.fields.model_shape import ModelShape
+from megatron.neox_arguments.markers import derived, later, partly
+from megatron.neox_arguments.template import NeoXArgsTemplate
+
+
+@dataclass
+class ModelBlocks(NeoXArgsTemplate):
+    """Attention and MLP."""
+
+    num_attention_heads: int | None = None
+    """Number of query heads; must divide hidden_size. Required."""
+
+    num_kv_heads: int | None = None
+    """Number of key and value heads. Unset or equal to num_attention_heads: multi-head attention; fewer: grouped
+    queries, which are not supported yet."""
+
+    sliding_window_width: int | None = later(None)
+    """Number of most recent keys, itself included, that a query sees."""
+
+    use_qk_layernorm: bool = later(False)
+    """Normalise queries and keys per head before positions are applied."""
+
+    attention_config: list | None = None
+    """Attention kind of each layer: `[[[kind, ...], repeats], ...]`, where repeats may be "all", or one kind per layer.
+    `global` and `flash` both mean causal attention through the attention back-end (torch SDPA)."""
+
+    sparsity_config: dict | None = later(None)
+    """Options of block-sparse attention layers."""
+
+    activation: Literal[
+        "gelu",
+        "geglu",
+        "relu",
+        "softsign",
+        "swish",
+        "mish",
+        "silu",
+        "reglu",
+        "swiglu",
+        "bilinear",
+        "glu",
+    ] = partly("gelu")
+    """Non-linearity of the MLP; geglu, reglu, swiglu, bilinear and glu are gated."""
+
+    use_flashattn_swiglu: bool = later(False)
+    """Use flash-attn's swiglu kernel where that package is installed."""
+
+    scaled_upper_triang_masked_softmax_fusion: bool = False
+    """A hint without effect on results: the attention back-end already fuses scale, causal mask and softmax."""
+
+    scaled_masked_softmax_fusion: bool = False
+    """A hint without effect on results: the attention back-end already fuses scale, mask and softmax."""
+
+    bias_gelu_fusion: bool = False
+    """Use the tanh approximation of GELU, with the bias of the first MLP matrix fused in. Only for activation gelu;
+    unlike the other fusion switches it changes the function computed."""
+
+    bias_dropout_fusion: bool = False
+    """A hint without effect on results: bias, dropout and residual addition have one form, fused where it pays."""
+
+    rope_fusion: bool = False
+    """A hint without effect on results: rotary positions are applied by one routine in every case."""
+
+    apply_query_key_layer_scaling: bool = False
+    """A hint without effect on results: scores divided by the layer number and multiplied back before the softmax avoid
+    half-precision overflow, which the attention back-end's fp32 scores already rule out."""
+
+    attention_softmax_in_fp32: bool = False
+    """A hint without effect on results: the attention back-end always computes the softmax in fp32."""
+
+    gmlp_attn_dim: int = later(64)
+    """Width of the single attention head of amlp blocks."""
+
+    gpt_j_residual: bool = False
+    """Compute attention and MLP side by side from the same input and add both to the residual."""
+
+    gpt_j_tied: bool = False
+    """With gpt_j_residual, feed both branches from one shared norm instead of two."""
+
+    use_bias_in_norms: bool = True
+    """Give the norms a bias."""
+
+    use_bias_in_attn_linear: bool = True
+    """Give the query-key-value and the attention output projection biases."""
+
+    use_bias_in_mlp: bool = True
+    """Give the MLP matrices biases."""
+
+
+@dataclass
+class ModelVariants(NeoXArgsTemplate):
+    """Mamba, RWKV, TransformerEngine, and the servers of online training."""
+
+    mamba_selective_scan_fusion: bool = later(False)
+    """Use the CUDA scan of the mamba_ssm package."""
+
+    mamba_causal_conv_fusion: bool = later(False)
+    """Use the CUDA kernel of the causal_conv1d package."""
+
+    mamba_inner_func_fusion: bool = later(False)
+    """Use mamba_ssm's single fused inner operation; excludes biases in the linears."""
+
+    mamba_selective_fp32_params: bool = later(True)
+    """Keep A_log and D in fp32."""
+
+    mamba_use_bias_in_conv: bool = later(True)
+    """Give the depthwise convolution a bias."""
+
+    mamba_use_bias_in_linears: bool = later(False)
+    """Give Mamba's input, selection and output projections biases."""
+
+    serve_model_weights: bool = later(False)
+    """Offer handles of the CUDA weights on a local socket before training begins."""
+
+    weight_server_port: int | list[int] = later(6000)
+    """Base port, or one port per rank, of the weight server."""
+
+    online_dataserver_ips: str | list[str] = later("localhost")
+    """Host of the sample server, or one host per data-parallel rank (dataset_impl online)."""
+
+    online_dataserver_ports: int | list[int] = later(10000)
+    """Port of the sample server, or one port per data-parallel rank (dataset_impl online)."""
+
+    te_columnparallel: bool = later(False)
+    """Use TransformerEngine's column-parallel linear."""
+
+    te_rowparallel: bool = later(False)
+    """Use TransformerEngine's row-parallel linear."""
+
+    te_layernorm_mlp: bool = later(False)
+    """Use TransformerEngine's fused norm and MLP."""
+
+    te_mha: bool = later(False)
+    """Use TransformerEngine's attention."""
+
+    te_fp8_format: Literal["e4m3", "hybrid"] = later("hybrid")
+    """fp8 number format of TransformerEngine modules."""
+
+    te_fp8_wgrad: bool = later(True)
+    """Compute weight gradients in fp8."""
+
+    te_fp8_amax_history_len: int = later(1)
+    """Steps of maxima from which fp8 scales are taken."""
+
+    te_fp8_amax_compute_algo: Literal["max", "most_recent"] = later("most_recent")
+    """How a scale is taken from the history of maxima."""
+
+    te_fp8_margin: int = later(0)
+    """Safety margin, in powers of two, of fp8 scales."""
+
+    te_fp8_mha: bool = later(False)
+    """Run TransformerEngine's attention in fp8."""
+
+    dim_att: int | None = later(None)
+    """Width of RWKV's time mixing; hidden_size when unset."""
+
+    head_size: int | None = derived(None, "dim_att and num_attention_heads")
+    """Width of an RWKV head."""
+
+    ffn_dim: int | None = derived(None, "intermediate_size, expansion_factor and hidden_size")
+    """Width of RWKV's channel mixing."""
+
+
+@dataclass
+class NeoXArgsModel(ModelVariants, ModelBlocks, ModelShape):
+    """Everything about the architecture."""

@@ -1,0 +1,127 @@
+"""Sizes, positions, initial values and precision of the model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron.neox_arguments.markers import later, partly, retired
+from megatron.neox_arguments.template import NeoXArgsTemplate
+
+InitMethod = Literal[
+    "normal",
+    "scaled_normal",
+    "orthogonal",
+    "scaled_orthogonal",
+    "xavier_uniform",
+    "xavier_normal",
+    "wang_init",
+    "small_init",
+    "single_residual_scaled_normal",
+]
+
+
+@dataclass
+class ModelShape(NeoXArgsTemplate):
+    """Architecture outside the attention and MLP details."""
+
+    precision: Literal["fp16", "fp32", "bfloat16"] | None = None
+    """Number format of the forward and backward pass. Unset: taken from the fp16/bf16 dictionaries, else fp32."""
+
+    num_layers: int | None = None
+    """Number of transformer blocks. Required."""
+
+    hidden_size: int | None = None
+    """Width of the residual stream. Required."""
+
+    intermediate_size: int | None = None
+    """Width of the MLP; 4*hidden_size when unset. Gated activations use one third of it for each half."""
+
+    mlp_multiple_of: int = 1
+    """MLP widths are rounded up to a multiple of this."""
+
+    expansion_factor: float | None = None
+    """MLP width as a multiple of hidden_size. Excludes intermediate_size."""
+
+    seq_length: int | None = None
+    """Tokens per training sample; defaults to max_position_embeddings."""
+
+    max_position_embeddings: int | None = None
+    """Longest sequence the model can take; rows of the learned position table. Required, at least seq_length."""
+
+    norm: Literal[
+        "layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"
+    ] = partly("layernorm")
+    """Normalisation of all blocks and of the final layer."""
+
+    layernorm_fusion: bool = False
+    """A hint without effect on results: torch's LayerNorm is already one fused kernel in both directions."""
+
+    rmsnorm_fusion: bool = later(False)
+    """Use a fused RMSNorm kernel when norm is rmsnorm."""
+
+    layernorm_epsilon: float = 1.0e-5
+    """Added to the variance inside the square root of layernorm variants."""
+
+    rms_norm_epsilon: float = later(1.0e-8)
+    """Added to the mean square inside the square root of rmsnorm variants."""
+
+    scalenorm_epsilon: float = later(1.0e-8)
+    """Smallest norm scalenorm divides by."""
+
+    pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = partly(
+        "learned", "rotary", "none"
+    )
+    """How tokens learn their position: a learned table, rotary angles on queries and keys, or not at all."""
+
+    rpe_num_buckets: int = later(32)
+    """Number of distance buckets of the T5-style relative bias (pos_emb rpe)."""
+
+    rpe_max_distance: int = later(128)
+    """Distance at which the last bucket of the relative bias begins (pos_emb rpe)."""
+
+    opt_pos_emb_offset: int = later(0)
+    """Constant added to the ids of learned positions; OPT models use 2."""
+
+    no_weight_tying: bool = False
+    """Give the output layer its own matrix instead of the word embedding's."""
+
+    num_unique_layers: int | None = retired(None, "layers are never shared; remove the key")
+    """Number of distinct blocks when blocks are shared. GPT-NeoX never acted on it."""
+
+    param_sharing_style: str = retired("grouped", "layers are never shared; remove the key")
+    """Order in which shared blocks repeat. GPT-NeoX never acted on it."""
+
+    make_vocab_size_divisible_by: int = 128
+    """The vocabulary is padded to a multiple of this times model_parallel_size."""
+
+    fused_kernels_build_path: str | None = later(None)
+    """Folder in which the CUDA extensions are built."""
+
+    fp16_lm_cross_entropy: bool = later(False)
+    """Compute the loss in half precision; needs precision fp16."""
+
+    init_method_std: float = 0.02
+    """Standard deviation of the normal initialisers."""
+
+    use_cpu_initialization: bool = False
+    """Draw initial weights with the CPU generator, which makes them the same on every kind of device."""
+
+    rotary_pct: float = 1.0
+    """Share of each head's dimensions that rotary positions turn."""
+
+    rotary_emb_base: int = 10000
+    """Base of the rotary wavelengths (theta)."""
+
+    rotary_save_freqs_buffer: bool = False
+    """Keep the rotary inverse frequencies in checkpoints."""
+
+    init_method: InitMethod = "normal"
+    """Initialiser of embeddings, query-key-value, the first MLP matrix and an untied output matrix."""
+
+    output_layer_init_method: InitMethod = "scaled_normal"
+    """Initialiser of the matrices that write into the residual stream."""
+
+    output_layer_parallelism: Literal["column"] = "column"
+    """Which dimension of an untied output matrix is split over tensor-parallel processes."""
+
+    soft_prompt_tuning: dict | None = later(None)
+    """Train only a prompt of n_tokens embeddings: keys enabled, n_tokens, init_string, init_range."""

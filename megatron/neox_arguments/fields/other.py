@@ -1,0 +1,113 @@
+"""Process set-up, seeds, and keys that old files carry."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron.neox_arguments.markers import later, retired, runtime
+from megatron.neox_arguments.template import NeoXArgsTemplate
+
+
+@dataclass
+class NeoXArgsOther(NeoXArgsTemplate):
+    """Miscellaneous."""
+
+    distributed_backend: str = "nccl"
+    """torch.distributed back-end. On a machine without GPUs nccl becomes gloo."""
+
+    local_rank: int | None = runtime()
+    """Rank of this process on its machine, from the environment."""
+
+    rank: int | None = runtime()
+    """Global rank of this process, from the environment."""
+
+    lazy_mpu_init: bool = later(False)
+    """Leave the set-up of the process groups to a callable that initialize_megatron returns."""
+
+    short_seq_prob: float = retired(0.1, "short sequences exist in BERT-style training only; remove the key")
+    """Share of artificially short sequences. GPT-NeoX never acted on it."""
+
+    eod_mask_loss: bool = False
+    """Leave positions whose input is the end-of-document token out of the loss."""
+
+    adlr_autoresume: bool = retired(False, "the cluster service it asks is not public; remove the key")
+    """Ask a cluster service whether to stop and resume. GPT-NeoX never called it."""
+
+    adlr_autoresume_interval: int = retired(1000, "adlr_autoresume has no effect; remove the key")
+    """Iterations between such questions."""
+
+    seed: int = 1234
+    """Seed of weights, data order and dropout; a positive number."""
+
+    onnx_safe: bool = later(False)
+    """Write GELU with erf, for export to ONNX; excludes bias_gelu_fusion."""
+
+    deepscale: bool = retired(False, "DeepScale became DeepSpeed, which is always on; remove the key")
+    """Old name of the deepspeed switch."""
+
+    deepscale_config: str | None = retired(None, "DeepSpeed settings are keys of this configuration")
+    """Old name of a separate DeepSpeed configuration file."""
+
+    deepspeed_mpi: bool = False
+    """Take ranks from MPI; implies force_multi."""
+
+    deepspeed_slurm: bool = False
+    """Take ranks from Slurm's variables; implies force_multi."""
+
+    user_script: str | None = runtime()
+    """Script that the launcher starts on every process, filled by deepy.py."""
+
+    iteration: int | None = None
+    """Iteration of the checkpoint to load; the newest when unset."""
+
+    do_train: bool | None = runtime()
+    """Whether there is training data and something left to train."""
+
+    do_valid: bool | None = runtime()
+    """Whether there is validation data."""
+
+    do_test: bool | None = runtime()
+    """Whether there is test data."""
+
+    global_num_gpus: int | None = None
+    """Number of devices (processes) of the whole job. Unset: from WORLD_SIZE, the hostfile, num_gpus or this machine."""
+
+
+@dataclass
+class NeoXArgsTokenizer(NeoXArgsTemplate):
+    """Text to ids."""
+
+    tokenizer_type: Literal[
+        "GPT2BPETokenizer",
+        "HFTokenizer",
+        "HFGPT2Tokenizer",
+        "SPMTokenizer",
+        "CharLevelTokenizer",
+        "TiktokenTokenizer",
+    ] = "GPT2BPETokenizer"
+    """Tokenizer class; case does not matter."""
+
+    padded_vocab_size: int | None = runtime()
+    """Vocabulary size after padding, set when the tokenizer is built."""
+
+
+@dataclass
+class NeoXArgsMoE(NeoXArgsTemplate):
+    """Mixture of experts."""
+
+    moe_num_experts: int = later(1)
+    """Experts per mixture layer; 1 means dense MLPs."""
+
+    moe_expert_interval: int = later(1)
+    """Every layer whose index is a multiple of this has experts."""
+
+    moe_top_k: int = later(1)
+    """Experts that each token is sent to."""
+
+    moe_router_type: Literal["sinkhorn", "topk"] = later("sinkhorn")
+    """How tokens are assigned to experts."""
+
+    moe_lbl_in_fp32: bool = later(False)
+    """Compute a load-balancing loss in fp32."""
+
+    moe_jitter_eps: float | None = later(None)
+    """Relative noise on the router's input in training (topk router)."""

@@ -1,0 +1,56 @@
+"""Sampling and evaluation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron.neox_arguments.markers import later, partly
+from megatron.neox_arguments.template import NeoXArgsTemplate
+
+
+@dataclass
+class NeoXArgsTextgen(NeoXArgsTemplate):
+    """What generate.py and eval.py do."""
+
+    text_gen_type: Literal["unconditional", "input-file", "interactive", "precompute"] | None = partly(
+        None, "unconditional", "input-file", "interactive"
+    )
+    """Where prompts come from. Unset: input-file when sample_input_file is given, else unconditional."""
+
+    precompute_model_name: str | None = later(None)
+    """Suffix of the data sets of precomputed log-probabilities."""
+
+    temperature: float = 0.0
+    """Sampling temperature; 0 always takes the likeliest token."""
+
+    top_p: float = 0.0
+    """Keep the likeliest tokens that together reach this probability; 0 keeps all."""
+
+    top_k: int = 0
+    """Keep this many likeliest tokens; 0 keeps all."""
+
+    return_logits: bool = False
+    """Add the logits of generated tokens to the records."""
+
+    maximum_tokens: int = 64
+    """Most tokens generated per prompt."""
+
+    prompt_end: str = "\n"
+    """Text that ends a prompt in a prompt file or in interactive use."""
+
+    sample_input_file: str | None = None
+    """File of prompts."""
+
+    sample_output_file: str | None = "samples.txt"
+    """File that receives the records, one JSON object a line."""
+
+    num_samples: int = 1
+    """Number of unconditional samples."""
+
+    recompute: bool = False
+    """Run the whole sequence again for each token instead of keeping a cache of keys and values."""
+
+    eval_results_prefix: str = later("")
+    """Start of the name of the evaluation's results file."""
+
+    eval_tasks: list | None = later(None)
+    """Names or wildcards of evaluation-harness tasks."""

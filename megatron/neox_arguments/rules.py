@@ -1,0 +1,297 @@
+"""What must hold between the values of a configuration. Each rule names the keys it reads and yields its complaints."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from megatron.neox_arguments import deepspeed_view
+from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
+from megatron.neox_arguments.optimizer_options import check_optimizer
+from megatron.neox_arguments.steps import Steps
+from megatron.neox_arguments.suggestions import nearest
+from megatron.neox_arguments.support import unsupported_combinations
+
+RULES = Steps()
+rule = RULES.reading
+
+BUILT_ATTENTION = ("global", "flash")
+REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
+POSITIVE = (
+    *REQUIRED,
+    "seq_length",
+    "num_kv_heads",
+    "intermediate_size",
+    "expansion_factor",
+    "mlp_multiple_of",
+    "make_vocab_size_divisible_by",
+    "rotary_emb_base",
+    "seed",
+    "train_iters",
+    "train_epochs",
+    "eval_interval",
+    "eval_iters",
+    "log_interval",
+    "exit_interval",
+    "lr_decay_iters",
+    "lr_decay_fraction",
+    "keep_last_n_checkpoints",
+    "checkpoint_num_layers",
+    "global_num_gpus",
+    "num_gpus",
+    "gradient_predivide_factor",
+    "steps_per_print",
+    "peak_theoretical_tflops",
+    "layernorm_epsilon",
+    "init_method_std",
+)
+NOT_NEGATIVE = (
+    "num_workers",
+    "gradient_clipping",
+    "weight_decay",
+    "min_lr",
+    "temperature",
+    "top_k",
+    "maximum_tokens",
+    "num_samples",
+    "iteration",
+)
+PROBABILITIES = ("attention_dropout", "hidden_dropout", "top_p", "rotary_pct", "warmup")
+
+
+@rule()
+def _ranges(args: Any) -> Iterator[str]:
+    for key in POSITIVE:
+        value = getattr(args, key)
+        if isinstance(value, (int, float)) and value <= 0:
+            yield f"{key}={value} must be above 0"
+    for key in NOT_NEGATIVE:
+        value = getattr(args, key)
+        if isinstance(value, (int, float)) and value < 0:
+            yield f"{key}={value} must not be negative"
+    for key in PROBABILITIES:
+        value = getattr(args, key)
+        if isinstance(value, (int, float)) and not 0 <= value <= 1:
+            yield f"{key}={value} must lie between 0 and 1"
+
+
+def _must_be_set(key: str) -> None:
+    @rule(key)
+    def _is_set(args: Any) -> Iterator[str]:
+        if getattr(args, key) is None:
+            yield f"{key} must be set"
+
+
+for _key in REQUIRED:
+    _must_be_set(_key)
+
+
+@rule("hidden_size", "num_attention_heads", "model_parallel_size")
+def _widths(args: Any) -> Iterator[str]:
+    hidden, heads, ranks = args.hidden_size, args.num_attention_heads, args.model_parallel_size
+    if not hidden or not heads or hidden < 0 or heads < 0:
+        return
+    if hidden % heads:
+        yield f"hidden_size={hidden} must be a multiple of num_attention_heads={heads}"
+    if heads % ranks:
+        yield f"num_attention_heads={heads} must be a multiple of model_parallel_size={ranks}"
+
+
+@rule("hidden_size", "intermediate_size", "expansion_factor", "mlp_multiple_of", "model_parallel_size")
+def _mlp(args: Any) -> Iterator[str]:
+    if args.intermediate_size is not None and args.expansion_factor is not None:
+        yield (
+            f"intermediate_size={args.intermediate_size} and expansion_factor={args.expansion_factor} both set the "
+            f"width of the MLP; keep one"
+        )
+    elif args.hidden_size and args.mlp_multiple_of > 0:
+        width = args.intermediate_size or int((args.expansion_factor or 4) * args.hidden_size)
+        multiple = args.mlp_multiple_of
+        inner, outer = -(-width // (2 * multiple)) * 2 * multiple, -(-width // multiple) * multiple
+        if inner != outer:
+            yield (
+                f"MLP width {width} with mlp_multiple_of={multiple} makes the two MLP matrices disagree "
+                f"({inner} and {outer}); use a width that is a multiple of {2 * multiple}"
+            )
+        elif inner % args.model_parallel_size:
+            yield f"MLP width {inner} must be a multiple of model_parallel_size={args.model_parallel_size}"
+
+
+@rule("rotary_pct", "pos_emb", "hidden_size", "num_attention_heads")
+def _rotary(args: Any) -> Iterator[str]:
+    if args.pos_emb != "rotary" or not args.hidden_size or not args.num_attention_heads:
+        return
+    head = args.hidden_size // args.num_attention_heads
+    turned = int(head * args.rotary_pct)
+    if turned < 2 or turned % 2:
+        yield (
+            f"rotary_pct={args.rotary_pct} turns {turned} of the {head} dimensions of a head; it must be an even "
+            f"number of at least 2"
+        )
+
+
+@rule("max_position_embeddings", "seq_length")
+def _lengths(args: Any) -> Iterator[str]:
+    longest, length = args.max_position_embeddings, args.seq_length
+    if longest is not None and length is not None and longest < length:
+        yield f"max_position_embeddings={longest} must be at least seq_length={length}"
+
+
+@rule("seq_length", "sequence_parallel", "model_parallel_size")
+def _sequence_parallel(args: Any) -> Iterator[str]:
+    if args.sequence_parallel and args.seq_length and args.seq_length % args.model_parallel_size:
+        yield (
+            f"sequence_parallel needs seq_length={args.seq_length} to be a multiple of "
+            f"model_parallel_size={args.model_parallel_size}"
+        )
+
+
+@rule("num_layers", "pipe_parallel_size")
+def _stages(args: Any) -> Iterator[str]:
+    if args.num_layers and args.num_layers > 0 and args.pipe_parallel_size > args.num_layers:
+        yield f"pipe_parallel_size={args.pipe_parallel_size} exceeds num_layers={args.num_layers}; some stage would be empty"
+
+
+@rule("attention_config")
+def _attention_kinds(args: Any) -> Iterator[str]:
+    for kind in sorted({str(kind) for kind in args.attention_config or []}):
+        if kind not in ATTENTION_TYPE_CHOICES:
+            close = nearest(kind, ATTENTION_TYPE_CHOICES)
+            hint = f"; did you mean {close!r}?" if close else ""
+            yield f"attention_config: unknown kind {kind!r}: choose among {', '.join(ATTENTION_TYPE_CHOICES)}{hint}"
+        elif kind not in BUILT_ATTENTION:
+            yield f"attention_config: {kind!r} is not supported yet; available: {', '.join(BUILT_ATTENTION)}"
+
+
+@rule("gpt_j_residual", "gpt_j_tied")
+def _residual(args: Any) -> Iterator[str]:
+    if args.gpt_j_tied and not args.gpt_j_residual:
+        yield "gpt_j_tied shares the norm of two parallel branches; it needs gpt_j_residual: true"
+
+
+@rule("num_attention_heads", "num_kv_heads")
+def _not_built(args: Any) -> Iterator[str]:
+    yield from unsupported_combinations(args)
+
+
+@rule("optimizer", "optimizer_type", "lr")
+def _optimizer(args: Any) -> Iterator[str]:
+    yield from check_optimizer(args.optimizer)
+
+
+@rule("lr", "min_lr")
+def _learning_rate(args: Any) -> Iterator[str]:
+    if args.min_lr > args.lr:
+        yield f"min_lr={args.min_lr} exceeds the learning rate optimizer.params.lr={args.lr}"
+
+
+@rule("override_lr_scheduler", "use_checkpoint_lr_scheduler")
+def _schedule_source(args: Any) -> Iterator[str]:
+    if args.override_lr_scheduler and args.use_checkpoint_lr_scheduler:
+        yield "override_lr_scheduler and use_checkpoint_lr_scheduler contradict each other; set one"
+
+
+@rule("lr_decay_iters", "lr_decay_fraction")
+def _schedule_length(args: Any) -> Iterator[str]:
+    if args.lr_decay_iters is not None and args.lr_decay_fraction is not None:
+        yield "lr_decay_iters and lr_decay_fraction both set the length of the schedule; keep one"
+
+
+@rule("zero_stage", "pipe_parallel_size")
+def _zero_with_pipeline(args: Any) -> Iterator[str]:
+    if args.zero_stage >= 2 and args.pipe_parallel_size >= 1:
+        yield (
+            f"zero_optimization.stage={args.zero_stage} cannot be combined with pipe_parallel_size="
+            f"{args.pipe_parallel_size}: the pipeline engine needs whole gradients; use stage 0 or 1, or "
+            f"pipe_parallel_size: 0"
+        )
+
+
+@rule("train_iters", "train_epochs", "pack_impl", "dataset_impl", "weight_by_num_documents", "train_data_weights")
+def _epochs(args: Any) -> Iterator[str]:
+    if args.train_epochs is None:
+        return
+    if args.train_iters is not None:
+        yield f"train_iters={args.train_iters} and train_epochs={args.train_epochs} both set the length; keep one"
+    if args.pack_impl != "packed":
+        yield f"train_epochs needs pack_impl: packed, not {args.pack_impl}"
+    if args.weight_by_num_documents or any(weight != 1 for weight in args.train_data_weights or []):
+        yield "train_epochs needs equal weights: remove weight_by_num_documents and train_data_weights"
+
+
+@rule("save", "checkpoint_factor", "extra_save_iters", "checkpoint_scale")
+def _saving(args: Any) -> Iterator[str]:
+    factor = args.checkpoint_factor
+    if args.save is not None and factor is None and args.extra_save_iters is None:
+        yield f"save={args.save!r} needs checkpoint_factor or extra_save_iters to say when"
+    if factor is None:
+        return
+    if args.checkpoint_scale == "linear" and (factor < 1 or int(factor) != factor):
+        yield f"checkpoint_factor={factor} must be a whole number of iterations with checkpoint_scale: linear"
+    if args.checkpoint_scale == "log" and factor <= 1:
+        yield f"checkpoint_factor={factor} must be above 1 with checkpoint_scale: log"
+
+
+@rule("text_gen_type", "sample_input_file")
+def _prompts(args: Any) -> Iterator[str]:
+    if args.text_gen_type == "input-file" and not args.sample_input_file:
+        yield "text_gen_type: input-file needs sample_input_file"
+
+
+@rule("activation", "bias_gelu_fusion")
+def _fused_gelu(args: Any) -> Iterator[str]:
+    if args.bias_gelu_fusion and args.activation != "gelu":
+        yield f"bias_gelu_fusion works on activation: gelu only, not {args.activation}"
+
+
+@rule(*(f"{part}_data_paths" for part in ("train", "valid", "test")), "data_path")
+def _data_sources(args: Any) -> Iterator[str]:
+    parts = [f"{part}_data_paths" for part in ("train", "valid", "test")]
+    given = [key for key in parts if getattr(args, key)]
+    if given and len(given) < len(parts):
+        yield f"{', '.join(given)} given, but {', '.join(key for key in parts if key not in given)} missing; set all three"
+    if given and args.data_path is not None:
+        yield f"data_path={args.data_path!r} and {', '.join(given)} exclude each other; keep one kind"
+
+
+def _companions(part: str) -> None:
+    paths_key = f"{part}_data_paths"
+    for companion in (f"{part}_label_data_paths", f"{part}_data_weights"):
+
+        @rule(paths_key, companion)
+        def _fits(args: Any, companion: str = companion) -> Iterator[str]:
+            paths, values = getattr(args, paths_key), getattr(args, companion)
+            if values is not None and len(values) != len(paths or []):
+                yield f"{companion} has {len(values)} entries, but {paths_key} has {len(paths or [])}"
+            if companion.endswith("weights") and values is not None and (min(values, default=1) < 0 or not sum(values)):
+                yield f"{companion}={values} must not be negative, and not all 0"
+
+
+for _part in ("train", "valid", "test"):
+    _companions(_part)
+
+
+@rule("split")
+def _split(args: Any) -> Iterator[str]:
+    try:
+        shares = [float(share) for share in args.split.replace("/", ",").split(",")]
+    except ValueError:
+        yield f'split={args.split!r} must be up to three numbers, such as "969,30,1"'
+        return
+    if len(shares) > 3 or min(shares) < 0 or sum(shares) <= 0:
+        yield f'split={args.split!r} must be up to three shares of at least 0, such as "969,30,1"'
+
+
+@rule("include", "exclude")
+def _filters(args: Any) -> Iterator[str]:
+    if args.include and args.exclude:
+        yield "include and exclude are both set; use one of them"
+
+
+@rule("master_port")
+def _port(args: Any) -> Iterator[str]:
+    if not 1 <= args.master_port <= 65535:
+        yield f"master_port={args.master_port} must lie between 1 and 65535"
+
+
+@rule("fp16", "bf16", "zero_optimization", "deepspeed_extra_args", "flops_profiler", "communication_data_type")
+def _deepspeed(args: Any) -> Iterator[str]:
+    yield from deepspeed_view.problems(args)

@@ -1,0 +1,31 @@
+"""No key is accepted and ignored: what is not built, or has no effect, is refused by the marks on the fields."""
+
+from collections.abc import Iterator
+from dataclasses import Field
+from typing import Any
+
+from megatron.neox_arguments.markers import mark_of
+
+
+def unsupported(declared: Field, value: Any) -> str | None:
+    """Why a value is refused for a key, None if it is not."""
+    mark = mark_of(declared)
+    if mark is None or mark.kind in ("derived", "runtime") or any(_same(value, allowed) for allowed in mark.allowed):
+        return None
+    if mark.kind == "retired":
+        return f"{declared.name}={value!r} has no effect: {mark.reason}"
+    if mark.kind == "later":
+        return f"{declared.name}={value!r} is not supported yet; leave it at {mark.allowed[0]!r}"
+    built = ", ".join(str(choice) for choice in mark.allowed if choice is not None)
+    return f"{declared.name}={value!r} is not supported yet; available: {built}"
+
+
+def unsupported_combinations(args: Any) -> Iterator[str]:
+    """Features that show only in the values of ordinary keys."""
+    heads, kv_heads = args.num_attention_heads, args.num_kv_heads
+    if heads and kv_heads not in (None, heads):
+        yield f"num_kv_heads={kv_heads} with num_attention_heads={heads}: grouped queries are not supported yet"
+
+
+def _same(value: Any, allowed: Any) -> bool:
+    return value == allowed and (type(value) is type(allowed) or not isinstance(value, bool))
