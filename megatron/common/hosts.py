@@ -63,12 +63,16 @@ def filter_pool(pool: Pool, include: str | None, exclude: str | None) -> Pool:
             raise LaunchError(f"{option}={text!r} names host {host!r}; known hosts: {', '.join(pool)}")
         missing = [slot for slot in slots or [] if slot not in pool[host]]
         if missing:
-            raise LaunchError(f"{option}={text!r} names slot {missing[0]} of {host!r}, which has {len(pool[host])} slots")
+            raise LaunchError(
+                f"{option}={text!r} names slot {missing[0]} of {host!r}, which has {len(pool[host])} slots"
+            )
         chosen[host] = slots if slots is not None else pool[host]
     if include:
         remaining = chosen
     else:
-        remaining = {host: [s for s in slots if s not in chosen.get(host, [])] for host, slots in pool.items()}
+        remaining = {
+            host: [s for s in slots if s not in chosen.get(host, [])] for host, slots in pool.items()
+        }
         remaining = {host: slots for host, slots in remaining.items() if slots}
     if not remaining:
         raise LaunchError(f"{option}={text!r} leaves no slot")

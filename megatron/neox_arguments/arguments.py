@@ -55,7 +55,20 @@ BASE_CLASSES = DEEPSPEED_ARG_CLASSES + NEOX_ARG_CLASSES
 
 
 @dataclass
-class NeoXArgs(*BASE_CLASSES):
+class NeoXArgs(
+    NeoXArgsDeepspeedRunner,
+    NeoXArgsDeepspeedConfig,
+    NeoXArgsTextgen,
+    NeoXArgsTraining,
+    NeoXArgsTokenizer,
+    NeoXArgsMoE,
+    NeoXArgsOther,
+    NeoXArgsParallelism,
+    NeoXArgsLogging,
+    NeoXArgsLRScheduler,
+    NeoXArgsOptimizer,
+    NeoXArgsModel,
+):
     """All keys in one namespace, checked and completed on construction.
 
     Nothing needs to write to it afterwards; `variant` makes a changed copy. Runtime objects that others attach
@@ -79,7 +92,9 @@ class NeoXArgs(*BASE_CLASSES):
         if findings.problems:
             raise ConfigError(findings.problems)
         # What the user did not say but follows from it need not be handed on: it is derived again.
-        self._derived = {key: getattr(self, key) for key, value in given.items() if getattr(self, key) != value}
+        self._derived = {
+            key: getattr(self, key) for key, value in given.items() if getattr(self, key) != value
+        }
 
     # Construction
 
@@ -123,7 +138,9 @@ class NeoXArgs(*BASE_CLASSES):
         elif given.conf_file:
             args = cls.from_ymls(command_line.config_paths(given.conf_file, given.conf_dir), overwrite_values)
         else:
-            raise ConfigError("no configuration: name configuration files, or start the script through deepy.py")
+            raise ConfigError(
+                "no configuration: name configuration files, or start the script through deepy.py"
+            )
         args.enable_logging()
         return args
 
@@ -228,7 +245,9 @@ class NeoXArgs(*BASE_CLASSES):
         """All keys."""
         return self.get_parent_class_value_dict(*BASE_CLASSES)
 
-    def get_parent_class_value_dict(self, *parent_classes: type, only_non_defaults: bool = False) -> dict[str, Any]:
+    def get_parent_class_value_dict(
+        self, *parent_classes: type, only_non_defaults: bool = False
+    ) -> dict[str, Any]:
         """Values of the keys of some groups."""
         values = {}
         for group in parent_classes:
@@ -260,8 +279,12 @@ class NeoXArgs(*BASE_CLASSES):
 
     def handover(self) -> dict[str, Any]:
         """What a worker needs in order to build the same configuration: everything not derived from the rest."""
-        derived = {key: value for key, value in self._derived.items() if key not in ("global_num_gpus", "git_hash")}
-        return {key: value for key, value in self.non_defaults().items() if derived.get(key, MISSING) != value}
+        derived = {
+            key: value for key, value in self._derived.items() if key not in ("global_num_gpus", "git_hash")
+        }
+        return {
+            key: value for key, value in self.non_defaults().items() if derived.get(key, MISSING) != value
+        }
 
     def notes(self) -> list[str]:
         """One line for each old key that is read in another sense or dropped."""
@@ -300,7 +323,10 @@ class NeoXArgs(*BASE_CLASSES):
 
     @staticmethod
     def calculate_batch_parameters(
-        dp_world_size: int, train_batch: int | None = None, micro_batch: int | None = None, grad_acc: int | None = None
+        dp_world_size: int,
+        train_batch: int | None = None,
+        micro_batch: int | None = None,
+        grad_acc: int | None = None,
     ) -> tuple[int, int, int]:
         """See megatron.neox_arguments.batch."""
         return batch.calculate_batch_parameters(dp_world_size, train_batch, micro_batch, grad_acc)

@@ -27,10 +27,14 @@ def _expand(entry: object, remaining: int, is_last: bool) -> list[str]:
     pattern, repeats = entry
     if repeats != "all":
         if type(repeats) is not int or repeats < 0:
-            raise ConfigError(f'attention_config: {entry!r} repeats {repeats!r} times; use a whole number or "all"')
+            raise ConfigError(
+                f'attention_config: {entry!r} repeats {repeats!r} times; use a whole number or "all"'
+            )
         return pattern * repeats
     if not is_last:
-        raise ConfigError(f'attention_config: "all" in {entry!r} fills the model, so it must be the last entry')
+        raise ConfigError(
+            f'attention_config: "all" in {entry!r} fills the model, so it must be the last entry'
+        )
     if remaining % len(pattern):
         raise ConfigError(
             f"attention_config: {remaining} layers cannot be filled with whole repeats of {pattern!r}"

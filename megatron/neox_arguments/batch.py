@@ -4,7 +4,10 @@ from megatron.common.errors import ConfigError
 
 
 def calculate_batch_parameters(
-    dp_world_size: int, train_batch: int | None = None, micro_batch: int | None = None, grad_acc: int | None = None
+    dp_world_size: int,
+    train_batch: int | None = None,
+    micro_batch: int | None = None,
+    grad_acc: int | None = None,
 ) -> tuple[int, int, int]:
     """Fill in what is missing of (train batch, micro batch, accumulation steps), rounding down.
 

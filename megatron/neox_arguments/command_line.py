@@ -22,9 +22,13 @@ def deepy_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("user_script", help="script to start, such as train.py")
-    parser.add_argument("conf_file", nargs="+", help="configuration files (YAML or JSON); .yml is added where missing")
+    parser.add_argument(
+        "conf_file", nargs="+", help="configuration files (YAML or JSON); .yml is added where missing"
+    )
     parser.add_argument("--conf_dir", "-d", help="folder of the configuration files")
-    parser.add_argument("--dry-run", action="store_true", help="print configuration, plan and command; start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print configuration, plan and command; start nothing"
+    )
     keys = parser.add_argument_group("configuration keys")
     keys.add_argument("--wandb_group", help="Weights & Biases group")
     keys.add_argument("--wandb_run_name", help="Weights & Biases run name")
@@ -56,7 +60,9 @@ def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[s
 def worker_parser() -> argparse.ArgumentParser:
     """Options of a worker script; whatever else the launcher adds is ignored."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--megatron_config", help="configuration from the launcher: base64 of JSON, or a file")
+    parser.add_argument(
+        "--megatron_config", help="configuration from the launcher: base64 of JSON, or a file"
+    )
     parser.add_argument("--deepspeed_config", help="DeepSpeed's part of it")
     parser.add_argument("--local_rank", type=int, help="set by some launchers; LOCAL_RANK is what counts")
     parser.add_argument("--conf_dir", "-d", help="folder of the configuration files")

@@ -19,7 +19,15 @@ ALWAYS_SENT = (
 # Read by this program, not by DeepSpeed.
 OWN_KEYS = ("deepspeed", "fp32_allreduce", "curriculum_seqlen", "deepspeed_extra_args")
 # Fields that mean nothing here and may as well stand among the extra keys.
-PASSED_ON = ("checkpoint", "comms_logger", "csv_monitor", "dump_state", "flops_profiler", "tensorboard", "wandb")
+PASSED_ON = (
+    "checkpoint",
+    "comms_logger",
+    "csv_monitor",
+    "dump_state",
+    "flops_profiler",
+    "tensorboard",
+    "wandb",
+)
 # Top-level keys that mainline DeepSpeed 0.19 refuses.
 REMOVED = (
     "amp",
@@ -114,7 +122,13 @@ ZERO_KEYS = (
     "zero_quantized_nontrainable_weights",
     "zero_quantized_weights",
 )
-_OFFLOAD = ("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "offload_optimizer", "offload_param")
+_OFFLOAD = (
+    "cpu_offload",
+    "cpu_offload_param",
+    "cpu_offload_use_pin_memory",
+    "offload_optimizer",
+    "offload_param",
+)
 _SWITCHED = ("flops_profiler", "comms_logger", "tensorboard", "wandb", "csv_monitor")
 
 

@@ -36,7 +36,9 @@ DERIVATIONS = Steps()
 derives = DERIVATIONS.reading
 
 
-@derives("hostfile", "include", "exclude", "num_nodes", "num_gpus", "global_num_gpus", writes=("global_num_gpus",))
+@derives(
+    "hostfile", "include", "exclude", "num_nodes", "num_gpus", "global_num_gpus", writes=("global_num_gpus",)
+)
 def _process_count(args: Any) -> None:
     if args.global_num_gpus is not None:
         return
@@ -58,7 +60,13 @@ def _parallelism(args: Any) -> Iterator[str]:
         yield f"pipe_parallel_size={args.pipe_parallel_size} must not be negative"
 
 
-@derives("global_num_gpus", "model_parallel_size", "pipe_parallel_size", *BATCH_KEYS, writes=("batch_size", *BATCH_KEYS))
+@derives(
+    "global_num_gpus",
+    "model_parallel_size",
+    "pipe_parallel_size",
+    *BATCH_KEYS,
+    writes=("batch_size", *BATCH_KEYS),
+)
 def _batch(args: Any) -> None:
     processes, grid = args.global_num_gpus, max(1, args.pipe_parallel_size) * args.model_parallel_size
     if processes % grid or processes < grid:
@@ -142,7 +150,9 @@ def _sequence_length(args: Any) -> None:
 @derives("attention_config", "num_layers", writes=("attention_config",))
 def _attention(args: Any) -> None:
     if args.num_layers is not None:
-        config = args.attention_config if args.attention_config is not None else [[["global"], args.num_layers]]
+        config = (
+            args.attention_config if args.attention_config is not None else [[["global"], args.num_layers]]
+        )
         args.attention_config = expand_attention_types(config, args.num_layers)
 
 

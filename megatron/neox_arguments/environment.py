@@ -28,7 +28,9 @@ def ranks(slurm: bool = False, mpi: bool = False) -> Ranks:
     for names in (*(_SLURM if slurm else ()), *(_MPI if mpi else ())):
         if all(name in os.environ for name in names[:2]):
             size = os.environ.get(names[2]) or _slurm_size()
-            for standard, value in zip(_STANDARD, (os.environ[names[0]], os.environ[names[1]], size), strict=True):
+            for standard, value in zip(
+                _STANDARD, (os.environ[names[0]], os.environ[names[1]], size), strict=True
+            ):
                 os.environ[standard] = value
             break
     local_rank, rank, world_size = (

@@ -123,5 +123,7 @@ def _other_files(path: Path) -> str:
 
     if not path.parent.is_dir():
         return f" (there is no folder {str(path.parent)!r})"
-    close = nearest(path.name, [other.name for other in path.parent.glob("*") if other.suffix in (".yml", ".json")])
+    close = nearest(
+        path.name, [other.name for other in path.parent.glob("*") if other.suffix in (".yml", ".json")]
+    )
     return f"; did you mean {close!r}?" if close else ""

@@ -47,7 +47,9 @@ def _check_params(params: dict[str, Any], known: tuple[str, ...]) -> Iterator[st
                 yield f"optimizer.params.betas={value!r} must be a list of two numbers"
             elif not all(0 <= beta < 1 for beta in value):
                 yield f"optimizer.params.betas={value!r} must lie in [0, 1)"
-        elif key in ("lr", "eps", "weight_decay", "momentum", "dampening") and not (_is_number(value) and value >= 0):
+        elif key in ("lr", "eps", "weight_decay", "momentum", "dampening") and not (
+            _is_number(value) and value >= 0
+        ):
             yield f"optimizer.params.{key}={value!r} must be a number of at least 0"
 
 

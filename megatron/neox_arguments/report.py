@@ -12,7 +12,9 @@ def describe_all(args: Any) -> str:
         state = "default" if value == declared.default else "updated"
         lines[state].append(f"  {declared.name} ".ljust(34, ".") + f" {value} ".ljust(34, ".") + f" {state}")
     rule = "-" * 26
-    return "\n".join([f"{rule} arguments {rule}", *lines["updated"], *lines["default"], f"{rule} end of arguments {rule}"])
+    return "\n".join(
+        [f"{rule} arguments {rule}", *lines["updated"], *lines["default"], f"{rule} end of arguments {rule}"]
+    )
 
 
 def describe_changes(args: Any, hidden: tuple[str, ...] = ("config_files", "git_hash")) -> str:

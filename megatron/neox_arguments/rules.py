@@ -205,7 +205,14 @@ def _zero_with_pipeline(args: Any) -> Iterator[str]:
         )
 
 
-@rule("train_iters", "train_epochs", "pack_impl", "dataset_impl", "weight_by_num_documents", "train_data_weights")
+@rule(
+    "train_iters",
+    "train_epochs",
+    "pack_impl",
+    "dataset_impl",
+    "weight_by_num_documents",
+    "train_data_weights",
+)
 def _epochs(args: Any) -> Iterator[str]:
     if args.train_epochs is None:
         return
@@ -261,7 +268,11 @@ def _companions(part: str) -> None:
             paths, values = getattr(args, paths_key), getattr(args, companion)
             if values is not None and len(values) != len(paths or []):
                 yield f"{companion} has {len(values)} entries, but {paths_key} has {len(paths or [])}"
-            if companion.endswith("weights") and values is not None and (min(values, default=1) < 0 or not sum(values)):
+            if (
+                companion.endswith("weights")
+                and values is not None
+                and (min(values, default=1) < 0 or not sum(values))
+            ):
                 yield f"{companion}={values} must not be negative, and not all 0"
 
 
@@ -292,6 +303,8 @@ def _port(args: Any) -> Iterator[str]:
         yield f"master_port={args.master_port} must lie between 1 and 65535"
 
 
-@rule("fp16", "bf16", "zero_optimization", "deepspeed_extra_args", "flops_profiler", "communication_data_type")
+@rule(
+    "fp16", "bf16", "zero_optimization", "deepspeed_extra_args", "flops_profiler", "communication_data_type"
+)
 def _deepspeed(args: Any) -> Iterator[str]:
     yield from deepspeed_view.problems(args)

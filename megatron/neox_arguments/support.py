@@ -10,7 +10,11 @@ from megatron.neox_arguments.markers import mark_of
 def unsupported(declared: Field, value: Any) -> str | None:
     """Why a value is refused for a key, None if it is not."""
     mark = mark_of(declared)
-    if mark is None or mark.kind in ("derived", "runtime") or any(_same(value, allowed) for allowed in mark.allowed):
+    if (
+        mark is None
+        or mark.kind in ("derived", "runtime")
+        or any(_same(value, allowed) for allowed in mark.allowed)
+    ):
         return None
     if mark.kind == "retired":
         return f"{declared.name}={value!r} has no effect: {mark.reason}"

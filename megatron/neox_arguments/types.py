@@ -12,7 +12,14 @@ _WORDS = {
     dict: "a mapping",
     type(None): "null",
 }
-_PLURALS = {bool: "truth values", int: "whole numbers", float: "numbers", str: "texts", list: "lists", dict: "mappings"}
+_PLURALS = {
+    bool: "truth values",
+    int: "whole numbers",
+    float: "numbers",
+    str: "texts",
+    list: "lists",
+    dict: "mappings",
+}
 
 
 class Mismatch(Exception):

@@ -78,7 +78,7 @@ class ModelShape(NeoXArgsTemplate):
     rpe_max_distance: int = later(128)
     """Distance at which the last bucket of the relative bias begins (pos_emb rpe)."""
 
-    opt_pos_emb_offset: int = later(0)
+    opt_pos_emb_offset: int = 0
     """Constant added to the ids of learned positions; OPT models use 2."""
 
     no_weight_tying: bool = False

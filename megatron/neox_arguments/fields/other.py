@@ -20,7 +20,7 @@ class NeoXArgsOther(NeoXArgsTemplate):
     rank: int | None = runtime()
     """Global rank of this process, from the environment."""
 
-    lazy_mpu_init: bool = later(False)
+    lazy_mpu_init: bool = False
     """Leave the set-up of the process groups to a callable that initialize_megatron returns."""
 
     short_seq_prob: float = retired(0.1, "short sequences exist in BERT-style training only; remove the key")
@@ -38,7 +38,7 @@ class NeoXArgsOther(NeoXArgsTemplate):
     seed: int = 1234
     """Seed of weights, data order and dropout; a positive number."""
 
-    onnx_safe: bool = later(False)
+    onnx_safe: bool = False
     """Write GELU with erf, for export to ONNX; excludes bias_gelu_fusion."""
 
     deepscale: bool = retired(False, "DeepScale became DeepSpeed, which is always on; remove the key")
