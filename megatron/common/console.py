@@ -26,6 +26,13 @@ def info(message: str) -> None:
     print_rank_0(message)
 
 
+def write(text: str) -> None:
+    """Show text on rank 0 as it is, without a line break, at once."""
+    if text and _rank() == 0:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
 def warn(message: str) -> None:
     """Warn once per call on rank 0, on standard error."""
     if _rank() == 0:

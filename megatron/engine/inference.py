@@ -6,6 +6,8 @@ import torch.distributed as dist
 from megatron import mpu
 from megatron.common import device
 from megatron.common.errors import ConfigError
+from megatron.mpu.state import current
+from megatron.neox_arguments import NeoXArgs
 
 # What training needs and answering does not.
 INFERENCE_OVERRIDES = {
@@ -32,8 +34,8 @@ class InferenceModel:
         self.neox_args = neox_args
         self.device = device.current_device()
         self.hidden_dtype = next(p.dtype for p in self.module.parameters() if p.is_floating_point())
-        self._stages = mpu.get_pipe_parallel_ranks()
-        self._stage = mpu.get_pipe_parallel_rank()
+        pipe = current().pipe
+        self._stages, self._stage = pipe.ranks, pipe.rank
 
     @property
     def is_first_stage(self) -> bool:
@@ -78,7 +80,9 @@ class InferenceModel:
         inputs = (tokens, position_ids) if self.is_first_stage else self._receive(tokens.shape)
         outputs = self.module(inputs)
         if not self.is_last_stage:
-            dist.send(outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group())
+            dist.send(
+                outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group()
+            )
             return None
         if outputs.shape[-1] != self.neox_args.padded_vocab_size:
             outputs = mpu.gather_from_model_parallel_region(outputs)
@@ -110,7 +114,7 @@ def as_inference_model(model, neox_args) -> InferenceModel:
 
 def setup_for_inference_or_eval(
     use_cache: bool = True, overwrite_values: dict | None = None, input_args: list[str] | None = None
-) -> tuple[InferenceModel, "NeoXArgs"]:
+) -> tuple[InferenceModel, NeoXArgs]:
     """Config from the command line, process grid, model, and the weights of the checkpoint named by `load`.
 
     Args:

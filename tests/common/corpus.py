@@ -17,7 +17,9 @@ def stdlib_documents(count: int, max_chars: int = 4000) -> list[str]:
             documents.append(text)
         if len(documents) == count:
             return documents
-    raise ValueError(f"the standard library at {root} has only {len(documents)} documents, {count} were asked for")
+    raise ValueError(
+        f"the standard library at {root} has only {len(documents)} documents, {count} were asked for"
+    )
 
 
 def write_jsonl(path, documents, key: str = "text") -> Path:

@@ -47,7 +47,9 @@ class _Rank:
     process: multiprocessing.Process
     reader: connection.Connection
     log: Path
-    outcome: tuple | None = None  # ("ok", pickled result) | ("error", headline, traceback) | ("dead", exit code)
+    outcome: tuple | None = (
+        None  # ("ok", pickled result) | ("error", headline, traceback) | ("dead", exit code)
+    )
 
 
 @dataclass
@@ -226,7 +228,9 @@ def _describe(rank: _Rank, timeout: float) -> str:
     else:
         what = f"raised\n{rank.outcome[2]}"
     output = rank.log.read_text(errors="replace")[-LOG_TAIL_CHARS:] if rank.log.exists() else ""
-    return f"--- rank {rank.number} {what}" + (f"\n--- output of rank {rank.number}\n{output}" if output else "")
+    return f"--- rank {rank.number} {what}" + (
+        f"\n--- output of rank {rank.number}\n{output}" if output else ""
+    )
 
 
 def _kill_all(ranks: list) -> None:

@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Sample from a trained model: `python deepy.py generate.py CONFIG... [-i PROMPTS] [-o SAMPLES]`."""
+
+from megatron.common.errors import ConfigError, run_main
+
+
+def main(input_args: list[str] | None = None, overwrite_values: dict | None = None) -> None:
+    """Load the model that the config names and generate as `text_gen_type` says.
+
+    Args: input_args: command line, None takes sys.argv; overwrite_values: config values that win over it.
+    """
+    from megatron.engine.inference import setup_for_inference_or_eval
+
+    model, neox_args = setup_for_inference_or_eval(
+        use_cache=True, overwrite_values=overwrite_values, input_args=input_args
+    )
+    generate = {
+        "unconditional": generate_unconditional,
+        "input-file": generate_from_file,
+        "interactive": generate_interactive,
+    }.get(neox_args.text_gen_type)
+    if generate is None:
+        raise ConfigError(
+            f"text_gen_type={neox_args.text_gen_type!r} cannot be generated: "
+            "choose unconditional, input-file or interactive"
+        )
+    generate(neox_args, model)
+
+
+def sampling_options(neox_args) -> dict:
+    """The config's sampling keys, as the generate_samples_* functions take them."""
+    keys = ("maximum_tokens", "recompute", "temperature", "top_k", "top_p")
+    return {key: getattr(neox_args, key) for key in keys}
+
+
+def generate_unconditional(neox_args, model) -> None:
+    from megatron.text_generation_utils import generate_samples_unconditional
+
+    generate_samples_unconditional(
+        neox_args,
+        model,
+        number_of_samples=neox_args.num_samples,
+        output_file=neox_args.sample_output_file,
+        **sampling_options(neox_args),
+    )
+
+
+def generate_from_file(neox_args, model) -> None:
+    from megatron.text_generation_utils import generate_samples_input_from_file
+
+    if neox_args.sample_input_file is None:
+        raise ConfigError("text_gen_type=input-file needs sample_input_file (-i), a text file of prompts")
+    generate_samples_input_from_file(
+        neox_args,
+        model,
+        input_file=neox_args.sample_input_file,
+        output_file=neox_args.sample_output_file,
+        prompt_end=neox_args.prompt_end,
+        **sampling_options(neox_args),
+    )
+
+
+def generate_interactive(neox_args, model) -> None:
+    from megatron.text_generation_utils import generate_samples_interactive
+
+    generate_samples_interactive(
+        neox_args, model, prompt_end=neox_args.prompt_end, **sampling_options(neox_args)
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
