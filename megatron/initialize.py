@@ -13,7 +13,6 @@ from megatron.common.console import print_rank_0
 from megatron.common.errors import ConfigError, LaunchError
 
 DEFAULT_PORT = 6000
-MODEL_PARALLEL_SEED_OFFSET = 2718
 PIPELINE_SEED_STRIDE = 1138
 DATA_SEED_STRIDE = 100_003
 
@@ -87,8 +86,7 @@ def set_random_seed(seed: int) -> None:
         + DATA_SEED_STRIDE * mpu.get_data_parallel_rank()
         + PIPELINE_SEED_STRIDE * mpu.get_pipe_parallel_rank()
     )
-    device.manual_seed(own)
-    mpu.model_parallel_cuda_manual_seed(own + MODEL_PARALLEL_SEED_OFFSET)
+    mpu.model_parallel_manual_seed(own)
 
 
 def configure_activation_checkpointing(neox_args) -> None:

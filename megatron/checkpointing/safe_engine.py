@@ -43,10 +43,15 @@ def load_file(path: str | Path, map_location="cpu"):
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint file {path} is missing") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise CheckpointError(f"checkpoint file {path} holds more than tensors and is not loaded: {reason}") from error
+        raise CheckpointError(
+            f"checkpoint file {path} holds more than tensors and is not loaded: {_first_line(error).split('. ')[0]}"
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"checkpoint file {path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"checkpoint file {path} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class SafeCheckpointEngine(TorchCheckpointEngine):
@@ -79,4 +84,4 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
             yield
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as a RuntimeError of its zip writer.
-            self.failure = self.failure or f"{path}: {str(error).splitlines()[0]}"
+            self.failure = self.failure or f"{path}: {_first_line(error)}"

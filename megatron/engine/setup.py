@@ -1,10 +1,13 @@
 """From a config to a DeepSpeed engine."""
 
+from functools import partial
+
 import torch
 
 from megatron import mpu
 from megatron.common import device
 from megatron.common.console import print_rank_0
+from megatron.engine.clipping import clip_gradients
 from megatron.learning_rates import AnnealingLR
 from megatron.model import GPT2ModelPipe, build_sequential, get_params_for_weight_decay_optimization
 from megatron.objectives import Objective
@@ -85,6 +88,7 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
         # DeepSpeed takes a class of this name to send an attention mask along; ours sends hidden states only.
         engine.set_has_attention_mask(False)
     engine.checkpoint_engine = SafeCheckpointEngine()
+    engine.clip_fp32_gradients = partial(clip_gradients, engine)
     restore_full_precision_masters(engine, neox_args)
     print_rank_0(f"parameters of this rank: {sum(p.numel() for p in model.parameters()):,}")
     return engine, optimizer, scheduler

@@ -1,0 +1,40 @@
+"""Gradient clipping by the global norm, for runs whose gradients DeepSpeed leaves in the parameters (fp32, ZeRO off).
+
+DeepSpeed's own fp32 clipping asks the pipeline grid for the model-parallel rank, which counts pipeline stages too, and so
+leaves the unsharded parameters of all later stages out of the norm.
+"""
+
+import torch
+
+from megatron import mpu
+
+
+def clip_gradients(engine) -> torch.Tensor:
+    """Scale all gradients so that their global L2 norm is at most `gradient_clipping`; nothing waits for the host.
+
+    A parameter counts once: sharded ones on every tensor-parallel rank, replicated ones on rank 0, tied ones on the
+    first stage that holds them. Returns: the norm before clipping, a scalar on the device.
+    """
+    parameters = [parameter for parameter in engine.module.parameters() if parameter.grad is not None]
+    counted = [parameter.grad for parameter in parameters if _counts(parameter)]
+    device = parameters[0].device
+    square = torch.zeros((), device=device)
+    if counted:
+        square = torch.stack(torch._foreach_norm(counted)).square().sum()
+    for group, size in (
+        (mpu.get_tensor_model_parallel_group, mpu.get_tensor_model_parallel_world_size()),
+        (mpu.get_pipe_parallel_group, mpu.get_pipe_parallel_world_size()),
+    ):
+        if size > 1:
+            torch.distributed.all_reduce(square, group=group())
+    norm = square.sqrt()
+    scale = (engine.gradient_clipping() / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_([parameter.grad for parameter in parameters], scale)
+    engine._global_grad_norm = norm
+    return norm
+
+
+def _counts(parameter: torch.nn.Parameter) -> bool:
+    if getattr(parameter, "ds_pipe_replicated", False):
+        return False
+    return parameter.model_parallel or mpu.get_tensor_model_parallel_rank() == 0

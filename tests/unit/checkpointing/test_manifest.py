@@ -1,0 +1,125 @@
+"""A torn or damaged checkpoint is recognised; retention deletes only what this program completed."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest
+from megatron.checkpointing.load import _choose
+from megatron.checkpointing.names import get_checkpoint_tag, saved_iterations
+from megatron.common.errors import CheckpointError
+
+
+def make_checkpoint(root, iteration, complete=True):
+    directory = root / get_checkpoint_tag(iteration)
+    directory.mkdir(parents=True)
+    (directory / "weights.pt").write_bytes(bytes(range(256)) * 10 + bytes([iteration]))
+    if complete:
+        files = {name: manifest.file_record(directory / name) for name in manifest.content_files(directory)}
+        manifest.write_manifest(directory, files, {"iteration": iteration})
+    (root / "latest").write_text(directory.name)
+    return directory
+
+
+def choose(root, iteration=None, **settings):
+    return _choose(SimpleNamespace(load=str(root), save=settings.get("save")), iteration)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[100] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped bit": flip_a_bit,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoint_is_passed_over_for_the_newest_valid_one(tmp_path, damage, capfd):
+    make_checkpoint(tmp_path, 10)
+    newest = make_checkpoint(tmp_path, 20)
+    DAMAGES[damage](newest / "weights.pt")
+    assert choose(tmp_path) == "global_step10"
+    assert "weights.pt" in capfd.readouterr().err
+
+
+def test_damaged_manifest_is_not_believed(tmp_path):
+    make_checkpoint(tmp_path, 10)
+    (make_checkpoint(tmp_path, 20) / "manifest.json").write_text('{"files": {')
+    assert choose(tmp_path) == "global_step10"
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    (make_checkpoint(tmp_path, 10) / "weights.pt").unlink()
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        choose(tmp_path)
+
+
+def test_named_iteration_must_exist_and_be_undamaged(tmp_path):
+    directory = make_checkpoint(tmp_path, 10)
+    with pytest.raises(CheckpointError, match="available: 10"):
+        choose(tmp_path, 11)
+    flip_a_bit(directory / "weights.pt")
+    with pytest.raises(CheckpointError, match="checksum"):
+        choose(tmp_path, 10)
+
+
+def test_missing_checkpoint_is_an_error_unless_the_run_saves_to_the_same_place(tmp_path):
+    with pytest.raises(CheckpointError, match="leave `load` out"):
+        choose(tmp_path, save=str(tmp_path / "elsewhere"))
+    assert choose(tmp_path, save=str(tmp_path)) is None
+
+
+def test_foreign_checkpoint_without_manifest_counts_only_if_latest_names_it(tmp_path):
+    make_checkpoint(tmp_path, 30, complete=False)
+    make_checkpoint(tmp_path, 20)
+    assert choose(tmp_path) == "global_step20"
+    (tmp_path / "latest").write_text("global_step30")
+    assert choose(tmp_path) == "global_step30"
+
+
+def test_stale_latest_does_not_hide_a_newer_complete_checkpoint(tmp_path):
+    make_checkpoint(tmp_path, 20)
+    make_checkpoint(tmp_path, 10)
+    assert choose(tmp_path) == "global_step20"
+
+
+def test_retention_deletes_only_complete_checkpoints_of_this_program(tmp_path):
+    for iteration in (10, 20, 30, 40):
+        make_checkpoint(tmp_path, iteration)
+    make_checkpoint(tmp_path, 5, complete=False)
+    (tmp_path / "global_step10_backup").mkdir()
+    (tmp_path / "latest").write_text("global_step40")
+    delete_old_checkpoints(str(tmp_path) + "/", 2)
+    assert saved_iterations(tmp_path) == [5, 30, 40]
+    assert (tmp_path / "global_step10_backup").is_dir()
+
+
+def test_retention_never_deletes_what_latest_names(tmp_path):
+    for iteration in (10, 20, 30):
+        make_checkpoint(tmp_path, iteration)
+    (tmp_path / "latest").write_text("global_step10")
+    delete_old_checkpoints(str(tmp_path), 1)
+    assert saved_iterations(tmp_path) == [10, 30]
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor", "last", "expected"),
+    [
+        ("log", 2, 100, [1, 2, 4, 8, 16, 32, 64]),
+        ("log", 1.5, 40, [1, 2, 3, 5, 7, 11, 17, 25, 38]),
+        ("linear", 30, 100, [30, 60, 90]),
+    ],
+)
+def test_save_iterations_follow_scale_and_factor(scale, factor, last, expected):
+    args = SimpleNamespace(checkpoint_scale=scale, checkpoint_factor=factor, extra_save_iters=None)
+    assert [iteration for iteration in range(last + 1) if is_save_iter(args, iteration)] == expected
+
+
+def test_extra_iterations_are_saved_too():
+    args = SimpleNamespace(checkpoint_scale="linear", checkpoint_factor=None, extra_save_iters=[0, 7])
+    assert [iteration for iteration in range(10) if is_save_iter(args, iteration)] == [0, 7]

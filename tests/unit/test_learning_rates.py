@@ -1,0 +1,73 @@
+"""The schedules are closed-form, clamped and resumable; reference values were computed independently."""
+
+import pytest
+import torch
+
+from megatron.common.errors import CheckpointError, ConfigError
+from megatron.learning_rates import AnnealingLR, learning_rate
+
+STEPS = [0, 1, 5, 10, 11, 25, 50, 75, 99, 100, 110, 150]
+GOLDEN = {
+    "constant": [1e-4, 1e-4, 5e-4, 1e-3] + [1e-3] * 8,
+    "linear": [1e-4, 1e-4, 5e-4, 1e-3, 9.8888888889e-4, 8.3333333333e-4, 5.5555555556e-4, 2.7777777778e-4]
+    + [1e-4] * 4,
+    "cosine": [1e-4, 1e-4, 5e-4, 1e-3, 9.9972587216e-4, 9.3971143170e-4, 6.2814167995e-4, 2.6074557564e-4]
+    + [1.0027412784e-4, 1e-4, 1e-4, 1e-4],
+    "exponential": [1e-4, 1e-4, 5e-4, 1e-3, 9.9232956906e-4, 8.9092057224e-4, 7.3491531801e-4, 6.0622747019e-4]
+    + [5.0393902519e-4, 5.0007359570e-4, 4.6301306831e-4, 3.4027539634e-4],
+}
+
+
+def schedule(style="cosine", **options):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    settings = {"start_lr": 1e-3, "warmup_iter": 10, "total_iters": 100, "last_iter": 0, "min_lr": 1e-4} | options
+    return AnnealingLR(optimizer, decay_style=style, **settings)
+
+
+@pytest.mark.parametrize("style", GOLDEN)
+def test_schedule_has_the_golden_values(style):
+    rates = [learning_rate(step, 1e-3, 10, 100, style, 1e-4) for step in STEPS]
+    assert rates == pytest.approx(GOLDEN[style], rel=1e-9)
+
+
+@pytest.mark.parametrize("style", GOLDEN)
+@pytest.mark.parametrize("warmup", [0, 0.2, 1, 50, 100])
+def test_rate_stays_between_zero_and_the_maximum_for_any_warm_up(style, warmup):
+    rates = [learning_rate(step, 1e-3, warmup, 100, style, 1e-5) for step in range(200)]
+    assert max(rates) <= 1e-3
+    assert min(rates) >= 1e-5
+
+
+def test_warm_up_shorter_than_a_step_does_not_exceed_the_maximum():
+    rates = [learning_rate(step, 1e-3, 0.2, 20, "cosine", 1e-4) for step in (0, 1, 2, 10, 20)]
+    assert rates == pytest.approx([1e-3, 9.9637966577e-4, 9.8177183813e-4, 5.5713968373e-4, 1e-4], rel=1e-9)
+
+
+def test_resumed_schedule_continues_the_curve():
+    straight, interrupted = schedule(), schedule()
+    for _ in range(30):
+        straight.step()
+        interrupted.step()
+    resumed = schedule()
+    resumed.load_state_dict(interrupted.state_dict())
+    for _ in range(30):
+        straight.step()
+        resumed.step()
+        assert resumed.get_last_lr() == straight.get_last_lr()
+
+
+def test_differing_schedule_is_refused_overridden_or_taken_as_asked():
+    state = schedule(start_lr=5e-4).state_dict()
+    with pytest.raises(CheckpointError, match="start_lr 0.0005, the config 0.001"):
+        schedule(use_checkpoint_lr_scheduler=False).load_state_dict(state)
+    taken = schedule(use_checkpoint_lr_scheduler=True)
+    taken.load_state_dict(state)
+    assert taken.start_lr == 5e-4
+    kept = schedule(use_checkpoint_lr_scheduler=False, override_lr_scheduler=True)
+    kept.load_state_dict(state)
+    assert kept.start_lr == 1e-3
+
+
+def test_unknown_style_lists_the_choices():
+    with pytest.raises(ConfigError, match="did you mean 'cosine'"):
+        schedule("cosinus")
