@@ -5,7 +5,8 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.common.paths import ROOT
+
 PACKAGE = "megatron"
 
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.architecture.sources import PACKAGE, ROOT, library, scripts, sources
+from tests.architecture.sources import PACKAGE, library, scripts, sources
+from tests.common.paths import ROOT
 
 CONSOLE = f"{PACKAGE}/common/console.py"
 EXIT_DOOR = f"{PACKAGE}/common/errors.py"  # run_main, by which the entry scripts leave

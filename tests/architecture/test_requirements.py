@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from packaging.requirements import Requirement
 
-from tests.architecture.sources import ROOT
+from tests.common.paths import ROOT
 
 FOLDER = ROOT / "requirements"
 

@@ -1,0 +1,103 @@
+"""The conversation, held on a real (pseudo) terminal."""
+
+import sys
+
+import pytest
+
+from tests.common.paths import ROOT
+from tests.common.terminal import CTRL_C, CTRL_D, UP, Terminal
+
+LABEL = "Context prompt >>> "
+PROGRAM = """
+import time
+from megatron.text_generation_utils import generate_samples_interactive
+from tests.unit.generation.toy import SuccessorModel, toy_args
+
+class Slow(SuccessorModel):
+    def forward(self, tokens, position_ids):
+        time.sleep({delay})
+        return super().forward(tokens, position_ids)
+    __call__ = forward
+
+generate_samples_interactive(toy_args(seq_length={length}), Slow(), maximum_tokens={maximum}, prompt_end={end!r})
+"""
+
+
+@pytest.fixture
+def conversation():
+    opened = []
+
+    def start(delay=0.0, length=16, maximum=3, end="\n"):
+        code = PROGRAM.format(delay=delay, length=length, maximum=maximum, end=end)
+        opened.append(Terminal([sys.executable, "-c", code], cwd=ROOT))
+        opened[-1].expect(LABEL)
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        terminal.__exit__(None, None, None)
+
+
+def test_prompts_are_continued_until_the_end_of_input(conversation):
+    terminal = conversation()
+    terminal.type("ab\n")
+    terminal.expect("abcde\r\n")
+    terminal.expect(LABEL)
+    terminal.type("k\n")
+    terminal.expect("klmn\r\n")
+    terminal.expect(LABEL)
+    terminal.type(CTRL_D)
+    assert terminal.wait() == 0
+
+
+def test_a_line_can_be_edited_and_called_back(conversation):
+    terminal = conversation()
+    terminal.type("abx\x7f\n")
+    terminal.expect("abcde\r\n")
+    terminal.expect(LABEL)
+    terminal.type(UP + "\n")
+    terminal.expect("abcde\r\n")
+    assert terminal.process.poll() is None
+
+
+def test_ctrl_c_stops_the_sample_only(conversation):
+    terminal = conversation(delay=0.05, length=2000, maximum=1900)
+    terminal.type("a\n")
+    terminal.expect("abcdefgh")
+    terminal.type(CTRL_C)
+    terminal.expect("[stopped]")
+    terminal.expect(LABEL)
+    terminal.type("k\n")
+    terminal.expect("klm")
+    terminal.type(CTRL_C)
+    terminal.expect(LABEL)
+    terminal.type(CTRL_D)
+    assert terminal.wait() == 0
+
+
+def test_ctrl_c_at_the_prompt_drops_the_line(conversation):
+    terminal = conversation()
+    terminal.type("zzz" + CTRL_C)
+    terminal.expect(LABEL)
+    terminal.type("ab\n")
+    terminal.expect("abcde\r\n")
+    assert terminal.process.poll() is None
+
+
+def test_a_prompt_without_room_is_explained_and_the_conversation_goes_on(conversation):
+    terminal = conversation()
+    terminal.type("a" * 16 + "\n")
+    terminal.expect("16 tokens; the model takes 1 to 15")
+    terminal.expect(LABEL)
+    terminal.type("ab\n")
+    terminal.expect("abcde\r\n")
+    assert terminal.process.poll() is None
+
+
+def test_a_prompt_may_have_several_lines(conversation):
+    terminal = conversation(end="###")
+    terminal.type("ab\n")
+    terminal.expect("... ")
+    terminal.type("cd###\n")
+    terminal.expect("ab\r\ncdefg\r\n")
+    assert terminal.process.poll() is None
