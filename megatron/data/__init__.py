@@ -1,0 +1,1 @@
+"""From token files to batches: indexed data sets, index maps, blending, samplers and loaders."""

@@ -1,0 +1,1 @@
+"""From text files to token datasets: read in blocks, tokenised by worker processes, written in order."""

@@ -1,0 +1,161 @@
+"""From a block of documents to token ids; what a preprocessing worker does."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from megatron.common.documents import Block
+from megatron.common.documents.blocks import BLOCK_BYTES
+from megatron.common.optional import require
+from megatron.tokenizer.abstract import AbstractTokenizer
+from megatron.tokenizer.build import TokenizerSpec
+from megatron.tokenizer.splitting import TextCutter, strip_wrapping
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """How documents become ids.
+
+    Attributes: keys: record fields, each an output of its own; append_eod: end every document with the tokenizer's
+    EOD; ftfy: mend broken Unicode first; mask_before: ids of a pattern: a label output follows each text output, equal
+    to it but -100 up to and including the first occurrence of the pattern; dtype: of the text outputs.
+    """
+
+    tokenizer: TokenizerSpec
+    keys: tuple[str, ...] = ("text",)
+    append_eod: bool = False
+    ftfy: bool = False
+    skip_invalid: bool = False
+    mask_before: tuple[int, ...] | None = None
+    dtype: str = "int32"
+
+    def outputs(self) -> list[tuple[str, str]]:
+        """(name, dtype) of each output; a single text's labels are named "label" alone."""
+        if self.mask_before is None:
+            return [(key, self.dtype) for key in self.keys]
+        names = ["label"] if len(self.keys) == 1 else [f"{key}_label" for key in self.keys]
+        pairs = zip(self.keys, names, strict=True)
+        return [output for key, label in pairs for output in ((key, self.dtype), (label, "int32"))]
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """Ids of a block: per output all ids in a row, and the number of ids of each document (int64).
+
+    begins, ends: whether the first document starts and the last one ends here; documents: how many end here.
+    """
+
+    outputs: list[tuple[np.ndarray, np.ndarray]]
+    begins: bool
+    ends: bool
+    documents: int
+    skipped: int
+    text_bytes: int
+    consumed: int
+
+
+class Encoder:
+    """Applies a job to blocks. Documents without ids are left out; of several keys, those where every text is empty."""
+
+    def __init__(self, job: EncodeJob, tokenizer: AbstractTokenizer | None = None):
+        self.job = job
+        self.tokenizer = tokenizer or job.tokenizer.build()
+        self.cutter = TextCutter(self.tokenizer)
+        self._eod = self.tokenizer.eod if job.append_eod else None
+        self._clean = require("ftfy", "", "--ftfy").fix_text if job.ftfy else None
+
+    def __call__(self, block: Block) -> EncodedBlock:
+        found = block.texts(self.job.keys, self.job.skip_invalid)
+        whole = block.begins and block.ends
+        rows = [row for row in found.rows if any(row)] if whole else found.rows
+        outputs: list[tuple[np.ndarray, np.ndarray]] = []
+        for column in range(len(self.job.keys)):
+            flat, lengths = self._encode([row[column] for row in rows], block.begins, block.ends)
+            if len(self.job.keys) == 1 and whole:
+                lengths = lengths[lengths > 0]
+            flat, lengths = self._end_documents(flat, lengths, block.ends)
+            outputs.append((flat.astype(self.job.dtype, copy=False), lengths))
+            if self.job.mask_before is not None:
+                outputs.append((mask_labels(flat, lengths, self.job.mask_before), lengths))
+        return EncodedBlock(
+            outputs=outputs,
+            begins=block.begins,
+            ends=block.ends,
+            documents=len(outputs[0][1]) - (not block.ends),
+            skipped=found.skipped,
+            text_bytes=sum(len(text) for row in rows for text in row),
+            consumed=block.consumed,
+        )
+
+    def _encode(self, texts: list[str], begins: bool, ends: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and lengths of texts, of which the first may be the rest, the last the start of a document."""
+        if self._clean is not None:
+            texts = [self._clean(text) for text in texts]
+        if begins and ends and sum(map(len, texts)) <= BLOCK_BYTES:
+            flat, counts = self.tokenizer.tokenize_flat(texts)
+            return flat, np.asarray(counts, dtype=np.int64)
+        lengths = np.zeros(len(texts), dtype=np.int64)
+        parts: list[np.ndarray] = []
+        for batch in _batches(self._pieces(texts, begins, ends)):
+            flat, counts = self.tokenizer.tokenize_flat([piece for _, piece, _, _ in batch])
+            end = 0
+            for (owner, _, first, last), count in zip(batch, counts, strict=True):
+                start, end = end, end + count
+                before, after = strip_wrapping(self.tokenizer, first, last)
+                parts.append(flat[start + before : end - after])
+                lengths[owner] += count - before - after
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32), lengths
+
+    def _pieces(self, texts: list[str], begins: bool, ends: bool) -> Iterator[tuple[int, str, bool, bool]]:
+        for owner, text in enumerate(texts):
+            pieces = self.cutter.split(text)
+            for place, piece in enumerate(pieces):
+                first = place == 0 and (begins or owner > 0)
+                last = place == len(pieces) - 1 and (ends or owner < len(texts) - 1)
+                yield owner, piece, first, last
+
+    def _end_documents(
+        self, flat: np.ndarray, lengths: np.ndarray, ends: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._eod is None or not len(lengths):
+            return flat, lengths
+        ended = len(lengths) if ends else len(lengths) - 1
+        lengths = lengths.copy()
+        flat = np.insert(flat, np.cumsum(lengths)[:ended], self._eod)
+        lengths[:ended] += 1
+        return flat, lengths
+
+
+def _batches(pieces: Iterator[tuple[int, str, bool, bool]]) -> Iterator[list[tuple[int, str, bool, bool]]]:
+    """Groups of about a block each, so that the tokenizer never holds more than that at once."""
+    batch, size = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece[1])
+        if size >= BLOCK_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def mask_labels(flat: np.ndarray, lengths: np.ndarray, pattern: Sequence[int]) -> np.ndarray:
+    """Labels (int32) of documents laid out as `flat` and `lengths`: -100 through the first `pattern` of each.
+
+    A document without the pattern keeps all its ids as labels.
+    """
+    labels = flat.astype(np.int32)
+    width = len(pattern)
+    hits = np.ones(max(len(flat) - width + 1, 0), dtype=bool)
+    for place, number in enumerate(pattern):
+        hits &= flat[place : place + len(hits)] == number
+    starts = np.flatnonzero(hits)
+    ends = np.cumsum(lengths)
+    for begin, end in zip(ends - lengths, ends, strict=True):
+        place = np.searchsorted(starts, begin)
+        if place < len(starts) and starts[place] + width <= end:
+            labels[begin : starts[place] + width] = IGNORED_LABEL
+    return labels
