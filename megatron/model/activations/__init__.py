@@ -1,0 +1,6 @@
+"""MLP non-linearities, one file per choice of the config key `activation`."""
+
+from megatron.model.activations.gelu import bias_gelu, bias_gelu_back, bias_gelu_impl, erf_gelu
+from megatron.model.activations.select import get_activation
+
+__all__ = ["bias_gelu", "bias_gelu_back", "bias_gelu_impl", "erf_gelu", "get_activation"]

@@ -1,0 +1,99 @@
+"""The model as a flat list of layers, from which the pipeline and the plain sequential model are both made.
+
+Index 0 embedding; 1 to [s, b, h]; 2 .. n+1 blocks; n+2 back to [b, s, h]; n+3 norm; n+4 output. One tensor travels
+between layers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from megatron.model.init_functions import get_init_methods
+from megatron.model.norms import get_norm
+from megatron.model.transformer import (
+    NormPipe,
+    ParallelLinearPipe,
+    ParallelTransformerLayerPipe,
+    TiedOutput,
+)
+from megatron.model.word_embeddings import EmbeddingPipe
+
+EMBEDDING_KEY = "embed"
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """A layer to be built where it is needed: module_class(*args, **kwargs)."""
+
+    module_class: type
+    args: tuple = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> torch.nn.Module:
+        return self.module_class(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class TiedSpec(ModuleSpec):
+    """A layer whose module is shared under `key`. With `function`, the layer is function(module, inputs)."""
+
+    key: str = EMBEDDING_KEY
+    function: Callable | None = None
+
+
+def sequence_first(hidden: torch.Tensor) -> torch.Tensor:
+    """[b, s, h] -> [s, b, h]."""
+    return hidden.transpose(0, 1).contiguous()
+
+
+def batch_first(hidden: torch.Tensor) -> torch.Tensor:
+    """[s, b, h] -> [b, s, h]."""
+    return hidden.transpose(0, 1).contiguous()
+
+
+def gpt2_attention_mask_func(attention_scores: torch.Tensor, ltor_mask: torch.Tensor) -> torch.Tensor:
+    """Scores with the lowest finite value of their dtype where the mask is True."""
+    return attention_scores.masked_fill(ltor_mask, torch.finfo(attention_scores.dtype).min)
+
+
+def layer_specs(
+    neox_args, parallel_output: bool = True, num_tokentypes: int = 0, use_cache: bool = False
+) -> list[ModuleSpec | Callable]:
+    """All layers of the model a config describes."""
+    init_method, output_init_method = get_init_methods(neox_args)
+    embedding_args = (
+        neox_args,
+        neox_args.hidden_size,
+        neox_args.padded_vocab_size,
+        neox_args.max_position_embeddings,
+        neox_args.hidden_dropout,
+        init_method,
+        num_tokentypes,
+    )
+    tied = not neox_args.no_weight_tying
+    embedding_class = TiedSpec if tied else ModuleSpec
+    norm, eps = get_norm(neox_args)
+    block = {"rotary": neox_args.pos_emb == "rotary", "use_cache": use_cache}
+    block_args = (neox_args, gpt2_attention_mask_func, init_method, output_init_method)
+    if tied:
+        output_function = TiedOutput(neox_args, parallel_output)
+        output = TiedSpec(EmbeddingPipe, embedding_args, function=output_function)
+    else:
+        output = ModuleSpec(
+            ParallelLinearPipe,
+            (neox_args,),
+            {"parallel_output": parallel_output, "init_method": init_method, "is_last_layer": True},
+        )
+    return [
+        embedding_class(EmbeddingPipe, embedding_args),
+        sequence_first,
+        *(
+            ModuleSpec(ParallelTransformerLayerPipe, (*block_args, number), block)
+            for number in range(neox_args.num_layers)
+        ),
+        batch_first,
+        ModuleSpec(NormPipe, (norm, neox_args.hidden_size, eps)),
+        output,
+    ]

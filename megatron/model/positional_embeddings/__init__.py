@@ -1,0 +1,21 @@
+"""Position schemes, one file per choice of the config key `pos_emb`."""
+
+from megatron.model.positional_embeddings.base import PositionScheme
+from megatron.model.positional_embeddings.learned import LearnedPositionalEmbedding
+from megatron.model.positional_embeddings.rotary import (
+    RotaryEmbedding,
+    apply_rotary_pos_emb,
+    apply_rotary_pos_emb_torch,
+    rotate_half,
+    split_and_rotate,
+)
+
+__all__ = [
+    "LearnedPositionalEmbedding",
+    "PositionScheme",
+    "RotaryEmbedding",
+    "apply_rotary_pos_emb",
+    "apply_rotary_pos_emb_torch",
+    "rotate_half",
+    "split_and_rotate",
+]

@@ -1,0 +1,147 @@
+"""Rotary position embedding (arXiv 2104.09864) in the half-rotation form: x cos + rotate_half(x) sin.
+
+Legend: s sequence, b batch, n heads, d head size, rot rotated size (the first rot features of each head).
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+
+from megatron.model.positional_embeddings.base import PositionScheme
+from megatron.registry import register
+
+
+def inverse_frequencies(dim: int, base: float, device: torch.device | None = None) -> torch.Tensor:
+    """base^(-2j/dim) for j < dim/2, fp32 [dim/2]."""
+    return 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim))
+
+
+@functools.lru_cache(maxsize=16)
+def _half_table(dim: int, base: float, length: int, dtype: torch.dtype, device: torch.device):
+    """cos and sin of position times frequency, [length, 1, 1, dim/2], computed in fp32; one copy for all layers."""
+    with torch.inference_mode(False):  # a table made while sampling must serve training later
+        positions = torch.arange(length, dtype=torch.float32, device=device)
+        angles = torch.outer(positions, inverse_frequencies(dim, base, device))[:, None, None, :]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class RotaryEmbedding(torch.nn.Module):
+    """Tables of cos and sin for `dim` rotated features.
+
+    Args:
+        max_seq_len: length of the table to begin with; it grows when a longer one is asked for.
+        precision: dtype of the tables that forward returns.
+        save_inv_freqs: register the inverse frequencies as a buffer, for checkpoints that have it. The tables are
+            always computed from fp32 frequencies, as casting a model rounds its buffers.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        max_seq_len: int,
+        base: float = 10000,
+        precision: torch.dtype = torch.half,
+        save_inv_freqs: bool = False,
+    ):
+        super().__init__()
+        self.dim = dim
+        self.base = base
+        self.precision = precision
+        self.max_seq_len = max_seq_len
+        if save_inv_freqs:
+            self.register_buffer("inv_freq", inverse_frequencies(dim, base))
+
+    def half_tables(self, length: int, dtype: torch.dtype, device: torch.device):
+        """cos and sin of positions 0..length-1, [length, 1, 1, dim/2]."""
+        if length > self.max_seq_len:
+            self.max_seq_len = 2 * length  # amortised growth
+        cos, sin = _half_table(self.dim, self.base, self.max_seq_len, dtype, device)
+        return cos[:length], sin[:length]
+
+    def forward(self, x: torch.Tensor, seq_dim: int = 0, seq_len: int | None = None):
+        """cos and sin, each [seq_len, 1, 1, dim], for x whose length along seq_dim is seq_len."""
+        length = x.shape[seq_dim] if seq_len is None else seq_len
+        cos, sin = self.half_tables(length, self.precision, x.device)
+        return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    """(x1, x2) -> (-x2, x1) for the halves of the last dimension."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((-second, first), -1)
+
+
+def apply_rotary_pos_emb(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, offset: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotate q and k [s, b, n, rot] that stand at positions offset, offset+1, ...; cos, sin [length, 1, 1, rot]."""
+    cos, sin = (table[offset : offset + q.shape[0]] for table in (cos, sin))
+    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+
+
+apply_rotary_pos_emb_torch = apply_rotary_pos_emb
+
+Splitter = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def split_and_rotate(
+    qkv: torch.Tensor, split: Splitter, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(q, k, v) of a fused projection, q and k rotated: the fused form of split + apply_rotary_pos_emb.
+
+    Args:
+        qkv: [s, b, ...]; split: gives views q, k, v [s, b, n, d] of any tensor laid out like qkv.
+        cos, sin: half tables [s, 1, 1, rot/2].
+    """
+    return _SplitAndRotate.apply(qkv, split, cos, sin)
+
+
+class _SplitAndRotate(torch.autograd.Function):
+    """Reads and writes each element once per direction and keeps nothing but the tables."""
+
+    @staticmethod
+    def forward(ctx, qkv, split, cos, sin):
+        ctx.split, ctx.shape = split, qkv.shape
+        ctx.save_for_backward(cos, sin)
+        q, k, v = split(qkv)
+        return _rotated(q, cos, sin), _rotated(k, cos, sin), v.clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def backward(ctx, grad_q, grad_k, grad_v):
+        cos, sin = ctx.saved_tensors
+        gradient = grad_v.new_empty(ctx.shape)
+        into_q, into_k, into_v = ctx.split(gradient)
+        # The transpose of a rotation is the rotation by the opposite angle.
+        _rotate_into(into_q, grad_q, cos, -sin)
+        _rotate_into(into_k, grad_k, cos, -sin)
+        into_v.copy_(grad_v)
+        return gradient, None, None, None
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return _rotate_into(torch.empty_like(x, memory_format=torch.contiguous_format), x, cos, sin)
+
+
+def _rotate_into(out: torch.Tensor, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = cos.shape[-1]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out[..., half : 2 * half]).addcmul_(first, sin)
+    if 2 * half < x.shape[-1]:
+        out[..., 2 * half :] = x[..., 2 * half :]
+    return out
+
+
+@register("positional embedding", "rotary")
+class Rotary(PositionScheme):
+    @staticmethod
+    def in_attention(neox_args, head_size):
+        size = head_size if neox_args.rotary_pct == 1 else int(head_size * neox_args.rotary_pct)
+        return RotaryEmbedding(
+            size,
+            neox_args.seq_length,
+            base=neox_args.rotary_emb_base,
+            precision=neox_args.params_dtype,
+            save_inv_freqs=neox_args.rotary_save_freqs_buffer,
+        )

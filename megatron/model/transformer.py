@@ -1,0 +1,207 @@
+"""Blocks and the layers after them.
+
+Legend: s sequence, b batch, h hidden size, V padded vocabulary, tp tensor-parallel degree. Blocks take and give
+[s, b, h]; [s/tp, b, h] with sequence parallelism.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from megatron import mpu
+from megatron.model.attention import ParallelSelfAttention
+from megatron.model.fused_bias_dropout import bias_dropout_add
+from megatron.model.mlp import ParallelMLP
+from megatron.model.norms import get_norm
+from megatron.model.vocabulary import init_logical_rows, logical_vocab_size, mask_layout_padding
+from megatron.mpu.layers import reduce_partial, xavier_normal_
+from megatron.mpu.parameters import InitMethod
+from megatron.mpu.random import sharded_region
+
+__all__ = [
+    "NormPipe",
+    "ParallelLinear",
+    "ParallelLinearPipe",
+    "ParallelMLP",
+    "ParallelSelfAttention",
+    "ParallelTransformerLayer",
+    "ParallelTransformerLayerPipe",
+    "parallel_lm_logits",
+]
+
+
+class ParallelTransformerLayer(torch.nn.Module):
+    """A pre-norm block: x + attention(norm(x)), then the same with the MLP; or, with gpt_j_residual, both branches
+    side by side on x. Args as in ParallelSelfAttention."""
+
+    recompute = True  # the stretch of layers between two activation checkpoints may contain this one
+
+    def __init__(
+        self,
+        neox_args,
+        attention_mask_func: Callable | None,
+        init_method: InitMethod,
+        output_layer_init_method: InitMethod,
+        layer_number: int,
+        rpe: torch.nn.Module | None = None,
+        rotary: bool = False,
+        use_cache: bool = False,
+    ):
+        super().__init__()
+        self.layer_number = layer_number
+        self.gpt_j_residual = neox_args.gpt_j_residual
+        self.gpt_j_tied = neox_args.gpt_j_tied
+        self.hidden_dropout = neox_args.hidden_dropout
+        self.sequence_parallel = neox_args.sequence_parallel
+        norm, eps = get_norm(neox_args)
+        self.input_layernorm = norm(neox_args.hidden_size, eps=eps)
+        # Part of the checkpoint format even where gpt_j_tied leaves it unused.
+        self.post_attention_layernorm = norm(neox_args.hidden_size, eps=eps)
+        self.attention = ParallelSelfAttention(
+            neox_args,
+            attention_mask_func,
+            init_method,
+            output_layer_init_method,
+            layer_number,
+            rpe=rpe,
+            rotary=rotary,
+            use_cache=use_cache,
+            parallel_output=self.gpt_j_residual and mpu.get_model_parallel_world_size() > 1,
+        )
+        self.mlp = ParallelMLP(
+            neox_args,
+            init_method,
+            output_layer_init_method,
+            parallel_output=self.gpt_j_residual and mpu.get_model_parallel_world_size() > 1,
+            multiple_of=neox_args.mlp_multiple_of,
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[s, b, h] -> [s, b, h]."""
+        normed = self.input_layernorm(hidden)
+        if self.gpt_j_residual:
+            attention = self.attention(normed)
+            mlp = self.mlp(normed if self.gpt_j_tied else self.post_attention_layernorm(hidden))
+            return self._add_both(hidden, attention, mlp)
+        hidden = self._join(hidden, *self.attention(normed))
+        return self._join(hidden, *self.mlp(self.post_attention_layernorm(hidden)))
+
+    def _add_both(self, hidden: torch.Tensor, attention: tuple, mlp: tuple) -> torch.Tensor:
+        """hidden plus both branches, which are summands of the tensor-parallel ranks, and their biases."""
+        tensor_parallel = mpu.get_model_parallel_world_size() > 1
+        if tensor_parallel and not self._drops():
+            # One reduction serves both branches.
+            (attention_out, attention_bias), (mlp_out, mlp_bias) = attention, mlp
+            hidden = hidden + reduce_partial(attention_out + mlp_out, self.sequence_parallel)
+            for bias in (attention_bias, mlp_bias):
+                hidden = hidden if bias is None else hidden + bias
+            return hidden
+        for output, bias in (attention, mlp):
+            if tensor_parallel:
+                output = reduce_partial(output, self.sequence_parallel)
+            hidden = self._join(hidden, output, bias)
+        return hidden
+
+    def _drops(self) -> bool:
+        return self.training and self.hidden_dropout > 0.0
+
+    def _join(self, residual: torch.Tensor, output: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """residual + dropout(output + bias) of a branch."""
+        # Every rank holds the whole activation and must drop the same of it, or its own part of the sequence.
+        own_part = self.sequence_parallel and self._drops()
+        with sharded_region() if own_part else contextlib.nullcontext():
+            return bias_dropout_add(output, bias, residual, self.hidden_dropout, self.training)
+
+
+class ParallelTransformerLayerPipe(ParallelTransformerLayer):
+    """The block under the name by which pipelines are partitioned ("type:transformer")."""
+
+
+class NormPipe(torch.nn.Module):
+    """The final norm."""
+
+    def __init__(self, norm_class: Callable[..., torch.nn.Module], hidden_size: int, eps: float):
+        super().__init__()
+        self.norm = norm_class(hidden_size, eps=eps)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[b, s, h] -> [b, s, h]."""
+        return self.norm(hidden)
+
+
+class ParallelLinear(torch.nn.Module):
+    """Untied output projection without bias.
+
+    Args: parallel_output: keep the logits cut over the ranks; is_last_layer: matters to muP only.
+    """
+
+    def __init__(
+        self,
+        neox_args,
+        parallel_output: bool = True,
+        init_method: InitMethod = xavier_normal_,
+        is_last_layer: bool = False,
+    ):
+        super().__init__()
+        self.parallel_output = parallel_output
+        self.vocab_rows = logical_vocab_size(neox_args)
+        self.final_linear = mpu.ColumnParallelLinear(
+            neox_args,
+            input_size=neox_args.hidden_size,
+            output_size=neox_args.padded_vocab_size,
+            bias=False,
+            gather_output=False,
+            init_method=init_logical_rows(init_method, self.vocab_rows),
+            seq_dim=1,
+        )
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """[b, s, h] -> (logits [b, s, V/tp or V], None)."""
+        logits, _ = self.final_linear(hidden)
+        logits = mask_layout_padding(logits, self.vocab_rows)
+        return logits if self.parallel_output else mpu.gather_from_model_parallel_region(logits), None
+
+
+class ParallelLinearPipe(ParallelLinear):
+    """ParallelLinear that gives the logits alone."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden)[0]
+
+
+def parallel_lm_logits(
+    input_: torch.Tensor,
+    word_embeddings_weight: torch.Tensor,
+    parallel_output: bool,
+    seq_parallel: bool = False,
+    seq_dim: int = 1,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logits of hidden states [b, s, h] with a weight [V/tp, h]: [b, s, V/tp], or [b, s, V] unless parallel_output."""
+    if seq_parallel:
+        input_ = mpu.gather_from_sequence_parallel_region(input_, seq_dim=seq_dim)
+    else:
+        input_ = mpu.copy_to_model_parallel_region(input_)
+    logits = F.linear(input_, word_embeddings_weight, bias)
+    return logits if parallel_output else mpu.gather_from_model_parallel_region(logits)
+
+
+class TiedOutput:
+    """Output projection with the word embeddings as its weight; owns no parameters.
+
+    Called as (embedding, hidden [b, s, h]) -> logits [b, s, V/tp or V].
+    """
+
+    def __init__(self, neox_args, parallel_output: bool = True):
+        self.parallel_output = parallel_output
+        self.sequence_parallel = neox_args.sequence_parallel
+        self.vocab_rows = logical_vocab_size(neox_args)
+
+    def __call__(self, embedding: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        logits = parallel_lm_logits(
+            hidden, embedding.word_embeddings_weight, True, seq_parallel=self.sequence_parallel
+        )
+        logits = mask_layout_padding(logits, self.vocab_rows)
+        return logits if self.parallel_output else mpu.gather_from_model_parallel_region(logits)

@@ -1,0 +1,210 @@
+"""Running a list of layers, and what optimizers and gradient reductions need to know about their parameters."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from megatron import mpu
+from megatron.model.norms import LayerNorm
+from megatron.mpu import collectives
+
+NORM_CLASSES = (LayerNorm,)
+
+
+def exists(x: Any) -> bool:
+    return x is not None
+
+
+class Lambda(torch.nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, func: Callable):
+        super().__init__()
+        self.func = func
+
+    def forward(self, x):
+        return self.func(x)
+
+
+def recursive_setattr(
+    m: torch.nn.Module, attr: str, value: Any, assert_type: type | None = None, type_filter: type | None = None
+) -> None:
+    """Set `attr` of m and all modules inside that have it.
+
+    Args: assert_type: type that the present value must have; type_filter: only on modules of this class.
+    """
+    for module in m.modules():
+        if not hasattr(module, attr) or (type_filter is not None and not isinstance(module, type_filter)):
+            continue
+        assert assert_type is None or isinstance(getattr(module, attr), assert_type), f"{attr} has another type"
+        setattr(module, attr, value)
+
+
+def get_parallel_linear(neox_args) -> tuple[type, type]:
+    """(column-parallel, row-parallel) linear layer classes of the config."""
+    return mpu.ColumnParallelLinear, mpu.RowParallelLinear
+
+
+def run_layers(
+    layers: Iterable[Callable], inputs: Any, interval: int, checkpoint: Callable[..., Any] = mpu.checkpoint
+) -> Any:
+    """Apply layers in order. With interval > 0, neighbouring layers that have `recompute` set are recomputed in the
+    backward pass, in stretches of at most `interval`."""
+    layers = list(layers)
+    at = 0
+    while at < len(layers):
+        end = at + 1
+        if interval > 0 and torch.is_grad_enabled() and _recomputable(layers[at]):
+            while end < len(layers) and end - at < interval and _recomputable(layers[end]):
+                end += 1
+            inputs = checkpoint(_Stretch(layers[at:end]), inputs)
+        else:
+            inputs = layers[at](inputs)
+        at = end
+    return inputs
+
+
+def _recomputable(layer: Callable) -> bool:
+    return getattr(layer, "recompute", False)
+
+
+class _Stretch:
+    """Neighbouring layers as one function."""
+
+    def __init__(self, layers: list[Callable]):
+        self.layers = layers
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return hidden
+
+
+class InferenceModes:
+    """Switching a model between training and inference; mixed into the model classes.
+
+    The class supplies output_layers(): the objects whose `parallel_output` says whether logits stay cut over the
+    ranks.
+    """
+
+    def output_layers(self) -> list[Any]:
+        raise NotImplementedError
+
+    def inference_mode(self, use_cache: bool = True) -> None:
+        """Evaluation mode, logits gathered over the tensor-parallel ranks, keys and values cached if asked for."""
+        self.eval()
+        self._set_modes(use_cache=use_cache, parallel_output=False)
+
+    def train_mode(self) -> None:
+        """Training mode as the model was built."""
+        self.train()
+        self._set_modes(use_cache=False, parallel_output=self.parallel_output)
+
+    def _set_modes(self, use_cache: bool, parallel_output: bool) -> None:
+        self.clear_cache()
+        recursive_setattr(self, "use_cache", use_cache, bool)
+        for layer in self.output_layers():
+            layer.parallel_output = parallel_output
+
+    def clear_cache(self) -> None:
+        """Forget cached keys and values."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "clear_cache"):
+                module.clear_cache()
+
+
+class SequentialWrapper(InferenceModes, torch.nn.Module):
+    """The model as a plain sequence of layers; state dict keys sequential.<index>.<path>.
+
+    Args:
+        layers: modules or functions of one argument.
+        activation_checkpoint_interval: recompute blocks in stretches of this many; 0 never.
+        activation_checkpoint_func: like mpu.checkpoint.
+        parent_class_name: class of the model that the layers come from, if any.
+        parallel_output: in training, logits stay cut over the tensor-parallel ranks.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[Callable],
+        activation_checkpoint_interval: int,
+        activation_checkpoint_func: Callable[..., Any],
+        parent_class_name: str | None = None,
+        parallel_output: bool = True,
+    ):
+        super().__init__()
+        modules = [layer if isinstance(layer, torch.nn.Module) else Lambda(layer) for layer in layers]
+        self.sequential = torch.nn.Sequential(*modules)
+        self.activation_checkpoint_interval = activation_checkpoint_interval
+        self.activation_checkpoint_func = activation_checkpoint_func
+        self.parent_class_name = parent_class_name
+        self.parallel_output = parallel_output
+        self.batch_fn: Callable | None = None
+
+    def set_batch_fn(self, fn: Callable | None) -> None:
+        """Pass every input through `fn` first."""
+        self.batch_fn = fn
+
+    def output_layers(self) -> list[Any]:
+        layers = [layer.func if isinstance(layer, Lambda) else layer for layer in self.sequential]
+        return [layer for layer in layers if hasattr(layer, "parallel_output")]
+
+    def logical_named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """(layer index.path, parameter), the names under which every layout knows them."""
+        for name, parameter in self.sequential.named_parameters():
+            yield name, parameter
+
+    def forward(
+        self, forward_input: tuple[torch.Tensor, torch.Tensor], curriculum_seqlen: int | None = None
+    ) -> torch.Tensor:
+        """(tokens, position_ids), int64 [b, s] each -> logits [b, s, V/tp], or [b, s, V] in inference.
+
+        curriculum_seqlen: cut the sequences to this length first.
+        """
+        if self.batch_fn is not None:
+            forward_input = self.batch_fn(forward_input)
+        if curriculum_seqlen is not None:
+            forward_input = tuple(tensor[:, :curriculum_seqlen].contiguous() for tensor in forward_input)
+        return run_layers(
+            self.sequential, forward_input, self.activation_checkpoint_interval, self.activation_checkpoint_func
+        )
+
+
+def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args) -> list[dict[str, Any]]:
+    """Optimizer groups: matrices decay; biases, norm parameters and those with `_no_weight_decay` do not.
+
+    Returns: [{"params", "name": "weight_decay_params"}, {"params", "weight_decay": 0.0, "name":
+    "no_weight_decay_params"}]; with weight_decay 0 all are in one group of the second kind.
+    """
+    decayed: list[torch.nn.Parameter] = []
+    undecayed: list[torch.nn.Parameter] = []
+    seen: set[int] = set()
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            plain = isinstance(owner, NORM_CLASSES) or name == "bias" or hasattr(parameter, "_no_weight_decay")
+            (undecayed if plain or neox_args.weight_decay == 0.0 else decayed).append(parameter)
+    fixed = {"params": undecayed, "weight_decay": 0.0, "name": "no_weight_decay_params"}
+    if neox_args.weight_decay == 0.0:
+        return [fixed]
+    return [{"params": decayed, "name": "weight_decay_params"}, fixed]
+
+
+def mark_norms_for_sequence_parallel_grad_sync(module: torch.nn.Module, neox_args) -> None:
+    """Sum over the tensor-parallel group, once, the gradients of replicated parameters that see a sequence part only.
+
+    These are the norms' parameters and those with `sequence_parallel` set (biases of row-parallel layers). Calling it
+    again changes nothing.
+    """
+    if not neox_args.sequence_parallel or mpu.get_model_parallel_world_size() == 1:
+        return
+    for owner in module.modules():
+        if isinstance(owner, NORM_CLASSES):
+            for parameter in owner.parameters(recurse=False):
+                parameter.sequence_parallel = True
+    for parameter in module.parameters():
+        if getattr(parameter, "sequence_parallel", False) and not hasattr(parameter, "sequence_parallel_hook"):
+            parameter.sequence_parallel_hook = parameter.register_hook(collectives.all_reduce)

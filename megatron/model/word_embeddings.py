@@ -1,0 +1,83 @@
+"""From token ids to vectors."""
+
+import torch
+import torch.nn.functional as F
+
+from megatron import mpu
+from megatron.model.vocabulary import init_logical_rows, logical_vocab_size
+from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter
+from megatron.registry import lookup
+
+
+class Embedding(torch.nn.Module):
+    """Word embeddings, plus positions where the scheme acts here, plus token types; then dropout.
+
+    Args:
+        max_sequence_length: rows of a learned position table.
+        num_tokentypes: rows of a token type table; 0 for none.
+        use_pos_emb: False leaves positions out whatever the config says.
+    """
+
+    def __init__(
+        self,
+        neox_args,
+        hidden_size: int,
+        vocab_size: int,
+        max_sequence_length: int,
+        embedding_dropout_prob: float,
+        init_method: InitMethod,
+        num_tokentypes: int = 0,
+        use_pos_emb: bool = True,
+    ):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.dropout = embedding_dropout_prob
+        self.sequence_parallel = neox_args.sequence_parallel
+        self.position_multiplier = neox_args.mup_rp_embedding_mult
+        row_init = init_logical_rows(init_method, logical_vocab_size(neox_args))
+        self.word_embeddings = mpu.VocabParallelEmbedding(neox_args, vocab_size, hidden_size, row_init)
+        self.position_embeddings = None
+        if use_pos_emb:
+            scheme = lookup("positional embedding", neox_args.pos_emb)
+            self.position_embeddings = scheme.at_embedding(
+                neox_args, hidden_size, max_sequence_length, init_method
+            )
+        self.tokentype_embeddings = None
+        if num_tokentypes > 0:
+            self.tokentype_embeddings = make_parameter(
+                ParameterSpec((num_tokentypes, hidden_size), init_method)
+            )
+
+    @property
+    def word_embeddings_weight(self) -> torch.nn.Parameter:
+        """The weight that a tied output shares, [V/tp, h]."""
+        return self.word_embeddings.weight
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        tokentype_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """int64 [b, s] each -> [b, s, h]; [b, s/tp, h] with sequence parallelism."""
+        embeddings = self.word_embeddings(input_ids)
+        if self.position_embeddings is not None:
+            positions = self.position_embeddings(position_ids)
+            if self.position_multiplier != 1.0:
+                positions = positions * self.position_multiplier
+            embeddings = embeddings + positions
+        if tokentype_ids is not None:
+            embeddings = embeddings + F.embedding(tokentype_ids, self.tokentype_embeddings)
+        if self.training and self.dropout > 0.0:
+            embeddings = F.dropout(embeddings, self.dropout)
+        if self.sequence_parallel:
+            embeddings = mpu.scatter_to_sequence_parallel_region(embeddings, seq_dim=1)
+        return embeddings
+
+
+class EmbeddingPipe(Embedding):
+    """Embedding of one argument, as a pipeline passes it."""
+
+    def forward(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """(tokens, position_ids), each int64 [b, s] -> [b, s, h]."""
+        return super().forward(*inputs)
