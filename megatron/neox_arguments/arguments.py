@@ -1,8 +1,7 @@
 """NeoXArgs: the one flat, typed configuration of a run."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,13 @@ from megatron.common.console import print_rank_0, warn
 from megatron.common.errors import ConfigError
 from megatron.neox_arguments import batch, command_line, deepspeed_view, environment, log_files
 from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig, NeoXArgsDeepspeedRunner
-from megatron.neox_arguments.derive import DERIVATIONS, OPT_DEFAULT, OPT_PARAMS_DEFAULTS, ZERO_DEFAULTS
+from megatron.neox_arguments.derive import (
+    DERIVATIONS,
+    OPT_DEFAULT,
+    OPT_PARAMS_DEFAULTS,
+    ZERO_DEFAULTS,
+    assume_devices,
+)
 from megatron.neox_arguments.loading import read_files
 from megatron.neox_arguments.markers import mark_of
 from megatron.neox_arguments.neox_args import (
@@ -25,7 +30,7 @@ from megatron.neox_arguments.neox_args import (
     NeoXArgsTokenizer,
     NeoXArgsTraining,
 )
-from megatron.neox_arguments.report import describe_all
+from megatron.neox_arguments.report import describe_all, describe_changes
 from megatron.neox_arguments.rules import RULES
 from megatron.neox_arguments.steps import Findings
 from megatron.neox_arguments.suggestions import unknown_key
@@ -77,6 +82,7 @@ class NeoXArgs(
     Raises: ConfigError that lists every problem of the configuration.
     """
 
+    dry_run = False
     tokenizer = None
     tensorboard_writer = None
     adlr_autoresume_object = None
@@ -123,7 +129,11 @@ class NeoXArgs(
     def consume_deepy_args(cls, input_args: list[str] | None = None) -> "NeoXArgs":
         """From the command line of deepy.py. Attribute `dry_run` tells whether only a plan is wanted."""
         files, overrides, dry_run = command_line.parse_deepy(input_args)
-        args = cls.from_ymls(files, overrides)
+        values, texts = read_files(files)
+        values = {**values, "config_files": texts, **overrides}
+        if dry_run:
+            values = assume_devices(values)
+        args = cls.from_dict(values)
         args.dry_run = dry_run
         return args
 
@@ -292,16 +302,18 @@ class NeoXArgs(
 
     # Launch
 
-    def get_deepspeed_main_args(self) -> list[str]:
-        """Command line of DeepSpeed's launcher that starts user_script with this configuration."""
+    def worker_arguments(self) -> list[str]:
+        """Command line of user_script that carries this configuration to it."""
         return [
-            *command_line.launcher_options(self),
-            str(self.user_script),
             "--deepspeed_config",
             command_line.encode(self.deepspeed_config),
             "--megatron_config",
-            command_line.encode(self.handover()),
+            command_line.hand_over(self.handover(), self.save or self.log_dir),
         ]
+
+    def get_deepspeed_main_args(self) -> list[str]:
+        """Command line of DeepSpeed's launcher that starts user_script with this configuration."""
+        return [*command_line.launcher_options(self), str(self.user_script), *self.worker_arguments()]
 
     @staticmethod
     def convert_key_value_to_command_line_arg(k: str, v: Any) -> list[str]:
@@ -360,13 +372,15 @@ class NeoXArgs(
         if self.log_dir:
             log_files.tee_output(Path(self.log_dir))
 
+    def summary(self) -> str:
+        """What differs from the defaults, and which old keys are read in another sense."""
+        return "\n".join(
+            ["configuration:", describe_changes(self), *(f"note: {note}" for note in self.notes())]
+        )
+
     def print(self) -> None:
         """Print all keys on rank 0, changed ones first."""
         print_rank_0(describe_all(self))
-
-    def to_json(self) -> str:
-        """All keys as indented JSON."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True, default=str)
 
 
 def _wrong_type(key: str, value: Any, expected: Any) -> str:

@@ -3,12 +3,14 @@
 import argparse
 import base64
 import binascii
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from megatron.common.errors import ConfigError, LaunchError
+from megatron.common.files import atomic_write_text
 
 # A single argument may be 128 KiB long on Linux; a larger configuration goes through a file.
 LONGEST_ARGUMENT = 100_000
@@ -79,6 +81,18 @@ def config_paths(names: list[str], folder: str | None) -> list[Path]:
 def encode(values: dict[str, Any]) -> str:
     """URL-safe base64 of the JSON of a configuration."""
     return base64.urlsafe_b64encode(json.dumps(values).encode("utf-8")).decode("ascii")
+
+
+def hand_over(values: dict[str, Any], folder: str | None) -> str:
+    """A configuration as one argument: base64, or the path of a file in `folder` where it is too long for that."""
+    encoded = encode(values)
+    if len(encoded) <= LONGEST_ARGUMENT:
+        return encoded
+    name = f"neox_config_{hashlib.sha256(encoded.encode()).hexdigest()[:16]}.json"
+    path = Path(folder or ".", name).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, json.dumps(values))
+    return str(path)
 
 
 def decode(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Values that follow from other values. Runs before the rules; the order of the functions is the order of derivation."""
+"""Values that follow from other values. Runs before the rules, in the order of the functions."""
 
 import os
 from collections.abc import Iterator
@@ -52,6 +52,19 @@ def _process_count(args: Any) -> None:
         args.global_num_gpus = args.num_gpus or accelerator_count() or 1
 
 
+def assume_devices(values: dict[str, Any]) -> dict[str, Any]:
+    """For planning only: where the configuration does not say how many devices there are and this machine has too few,
+    assume the fewest that its grid of processes can do with."""
+    grid = 1
+    for key in ("pipe_parallel_size", "model_parallel_size"):
+        size = values.get(key, 1)
+        grid *= max(1, size) if isinstance(size, int) else 1
+    if any(values.get(key) is not None for key in ("global_num_gpus", "hostfile", "include", "num_gpus")):
+        return values
+    here = accelerator_count()
+    return values if here and here % grid == 0 else {**values, "global_num_gpus": grid}
+
+
 @derives("model_parallel_size", "pipe_parallel_size", writes=("model_parallel_size", "is_pipe_parallel"))
 def _parallelism(args: Any) -> Iterator[str]:
     args.model_parallel_size = max(1, args.model_parallel_size)
@@ -72,8 +85,8 @@ def _batch(args: Any) -> None:
     if processes % grid or processes < grid:
         raise ConfigError(
             f"the job has {processes} process{'es' if processes != 1 else ''}, which is not a multiple of "
-            f"pipe_parallel_size={args.pipe_parallel_size} x model_parallel_size={args.model_parallel_size}; change the "
-            f"sizes, or the number of devices (num_gpus, hostfile, global_num_gpus)"
+            f"pipe_parallel_size={args.pipe_parallel_size} x model_parallel_size={args.model_parallel_size}; change "
+            f"the sizes, or the number of devices (num_gpus, hostfile, global_num_gpus)"
         )
     triple = calculate_batch_parameters(processes // grid, *(getattr(args, key) for key in BATCH_KEYS))
     for key, value in zip(BATCH_KEYS, triple, strict=True):

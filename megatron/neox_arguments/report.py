@@ -17,7 +17,7 @@ def describe_all(args: Any) -> str:
     )
 
 
-def describe_changes(args: Any, hidden: tuple[str, ...] = ("config_files", "git_hash")) -> str:
+def describe_changes(args: Any, hidden: tuple[str, ...] = ("config_files", "git_hash", "user_script")) -> str:
     """The keys that differ from their defaults, one a line."""
     changed = {key: value for key, value in args.handover().items() if key not in hidden}
     width = max(map(len, changed), default=0)

@@ -147,7 +147,8 @@ def _sequence_parallel(args: Any) -> Iterator[str]:
 @rule("num_layers", "pipe_parallel_size")
 def _stages(args: Any) -> Iterator[str]:
     if args.num_layers and args.num_layers > 0 and args.pipe_parallel_size > args.num_layers:
-        yield f"pipe_parallel_size={args.pipe_parallel_size} exceeds num_layers={args.num_layers}; some stage would be empty"
+        stages = args.pipe_parallel_size
+        yield f"pipe_parallel_size={stages} exceeds num_layers={args.num_layers}; some stage would be empty"
 
 
 @rule("attention_config")
@@ -253,8 +254,9 @@ def _fused_gelu(args: Any) -> Iterator[str]:
 def _data_sources(args: Any) -> Iterator[str]:
     parts = [f"{part}_data_paths" for part in ("train", "valid", "test")]
     given = [key for key in parts if getattr(args, key)]
-    if given and len(given) < len(parts):
-        yield f"{', '.join(given)} given, but {', '.join(key for key in parts if key not in given)} missing; set all three"
+    missing = [key for key in parts if key not in given]
+    if given and missing:
+        yield f"{', '.join(given)} given, but {', '.join(missing)} missing; set all three"
     if given and args.data_path is not None:
         yield f"data_path={args.data_path!r} and {', '.join(given)} exclude each other; keep one kind"
 

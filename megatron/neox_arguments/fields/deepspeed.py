@@ -44,7 +44,8 @@ class NeoXArgsDeepspeedConfig(NeoXArgsTemplate):
     """Reduce embedding gradients in sparse form."""
 
     fp16: dict | None = None
-    """Half precision: enabled, loss_scale (0 adapts), initial_scale_power, loss_scale_window, hysteresis, min_loss_scale."""
+    """Half precision: enabled, loss_scale (0 adapts), initial_scale_power, loss_scale_window, hysteresis,
+    min_loss_scale."""
 
     bf16: dict | None = None
     """bfloat16: enabled, and DeepSpeed's further switches."""

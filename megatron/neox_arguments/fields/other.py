@@ -69,7 +69,8 @@ class NeoXArgsOther(NeoXArgsTemplate):
     """Whether there is test data."""
 
     global_num_gpus: int | None = None
-    """Number of devices (processes) of the whole job. Unset: from WORLD_SIZE, the hostfile, num_gpus or this machine."""
+    """Number of devices (processes) of the whole job. Unset: WORLD_SIZE, the hostfile, num_gpus or
+    this machine tell."""
 
 
 @dataclass

@@ -1,0 +1,164 @@
+"""What is to be started, and where: resolved and checked before any process exists."""
+
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron.common.device import accelerator_count
+from megatron.common.errors import LaunchError
+from megatron.common.hosts import Pool, resource_pool
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+# The program behind each value of the key `launcher`.
+_STARTERS = {
+    "pdsh": "pdsh",
+    "openmpi": "mpirun",
+    "mpich": "mpirun",
+    "impi": "mpirun",
+    "mvapich": "mpirun",
+    "slurm": "srun",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One script on the slots of some hosts.
+
+    hosts: slots by host; is_local: this machine alone, started by our own launcher; on_gpus: slots are devices.
+    """
+
+    script: str
+    arguments: tuple[str, ...]
+    hosts: Pool
+    is_local: bool
+    on_gpus: bool
+    master_addr: str
+    master_port: int
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return sum(len(slots) for slots in self.hosts.values())
+
+    @property
+    def slots(self) -> list[int]:
+        """Slots of the only host of a local job."""
+        return next(iter(self.hosts.values()))
+
+    def describe(self) -> str:
+        """Where the processes run, in one line."""
+        kind = "GPU" if self.on_gpus else "CPU"
+        places = "; ".join(f"{host} slots {_ranges(slots)}" for host, slots in self.hosts.items())
+        plural = "es" if self.size > 1 else ""
+        return f"{self.script} on {self.size} {kind} process{plural} ({places}), meeting at {self.address}"
+
+    @property
+    def address(self) -> str:
+        """Where the processes meet."""
+        return f"{self.master_addr}:{self.master_port}"
+
+
+def resolve(args: Any, arguments: list[str]) -> Job:
+    """The job that a configuration describes.
+
+    Args: args: a NeoXArgs; arguments: command line of the script.
+    Raises: LaunchError for hosts and slots that do not exist or do not match the configuration.
+    """
+    pool = resource_pool(args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus)
+    devices = accelerator_count()
+    if not pool and not args.force_multi:
+        pool = {"localhost": _local_slots(args.num_gpus, devices, args.global_num_gpus)}
+    is_local = not args.force_multi and len(pool) == 1 and is_this_machine(next(iter(pool)))
+    if is_local and devices:
+        missing = [slot for slot in next(iter(pool.values())) if slot >= devices]
+        if missing:
+            raise LaunchError(f"slot {missing[0]} was asked for, but this machine has {devices} devices")
+    job = Job(
+        script=args.user_script,
+        arguments=tuple(arguments),
+        hosts=pool,
+        is_local=is_local,
+        on_gpus=bool(devices) or not is_local,
+        master_addr=args.master_addr or ("127.0.0.1" if is_local else next(iter(pool), "")),
+        master_port=_port(args.master_port),
+    )
+    if pool and job.size != args.global_num_gpus:
+        raise LaunchError(
+            f"the configuration is for global_num_gpus={args.global_num_gpus}, but {job.size} slots are available; "
+            f"change global_num_gpus, num_gpus or the hostfile"
+        )
+    return job
+
+
+def check(job: Job, launcher: str) -> None:
+    """Find now what would otherwise fail inside the processes.
+
+    Raises: LaunchError.
+    """
+    if not Path(job.script).is_file():
+        raise LaunchError(f"{job.script}: no such script")
+    if job.is_local:
+        check_port(job.master_addr, job.master_port)
+    elif shutil.which(_STARTERS[launcher]) is None:
+        raise LaunchError(
+            f"launcher={launcher} needs the program {_STARTERS[launcher]!r}, which is not on the PATH"
+        )
+
+
+def check_port(address: str, port: int) -> None:
+    """Raises: LaunchError, with a free port, if `port` cannot be bound."""
+    if _can_bind(port):
+        return
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        free = probe.getsockname()[1]
+    raise LaunchError(
+        f"master_port={port} is in use on {address}; set another one, such as master_port: {free}"
+    )
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host name means this machine."""
+    return host in (*_LOCAL_NAMES, socket.gethostname(), socket.getfqdn())
+
+
+def _local_slots(num_gpus: int | None, devices: int, wanted: int) -> list[int]:
+    if devices and num_gpus and num_gpus > devices:
+        raise LaunchError(f"num_gpus={num_gpus}, but this machine has {devices} devices")
+    return list(range(num_gpus or devices or wanted))
+
+
+def _port(configured: int) -> int:
+    # The environment fills in where the configuration leaves the default.
+    return int(os.environ.get("MASTER_PORT", configured)) if configured == 29500 else configured
+
+
+def _can_bind(port: int) -> bool:
+    for family, any_address in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((any_address, port))
+        except PermissionError as error:
+            raise LaunchError(
+                f"master_port={port} may not be used: {error.strerror}; take one above 1023"
+            ) from None
+        except OSError as error:
+            if error.errno == 98 or error.errno == 48:  # EADDRINUSE on Linux and macOS
+                return False
+            # Otherwise this address family does not exist here.
+    return True
+
+
+def _ranges(slots: list[int]) -> str:
+    """`[0, 1, 2, 5] -> "0-2,5"`."""
+    parts: list[list[int]] = []
+    for slot in slots:
+        if parts and slot == parts[-1][-1] + 1:
+            parts[-1].append(slot)
+        else:
+            parts.append([slot])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

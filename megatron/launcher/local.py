@@ -1,0 +1,175 @@
+"""Start the processes of a job on this machine, watch over them, and leave none behind.
+
+DeepSpeed's own single-machine launcher imports torch twice before the first worker starts; this one imports nothing heavy
+and speaks the same protocol: torchrun-style environment variables, --local_rank, and base64 configuration arguments.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron.common.console import print_rank_0
+from megatron.common.errors import ERROR_DIR_VARIABLE
+from megatron.launcher.failures import exit_code, read_failures, report
+from megatron.launcher.job import Job
+from megatron.launcher.worker_environment import worker_environment
+
+# Time for other ranks that met the same error to say so, and for a terminated rank to go.
+SETTLE_SECONDS = 1.0
+GRACE_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_local(job: Job) -> int:
+    """Run a local job to its end.
+
+    A worker that fails ends the job: its error is shown once, the others are terminated. SIGINT, SIGTERM and SIGHUP are
+    passed on, and the workers are given all the time they need to finish their step and save; a second one kills them.
+
+    Returns: 0, or the exit code of the worker that failed first (128 + signal for one killed by a signal).
+    """
+    with tempfile.TemporaryDirectory(prefix="neox_errors_") as folder:
+        return _Watch(job, Path(folder)).run()
+
+
+class _Watch:
+    """The processes of a running job."""
+
+    def __init__(self, job: Job, error_folder: Path):
+        self._job = job
+        self._errors = error_folder
+        self._processes: list[subprocess.Popen] = []
+        self._signals = 0
+        self._wake_reader, self._wake_writer = os.pipe()
+
+    def run(self) -> int:
+        """Start all, wait for all."""
+        restore = self._install_handlers()
+        try:
+            for index in range(self._job.size):
+                if self._signals:
+                    return 128 + signal.SIGINT
+                self._processes.append(self._start(index))
+            return self._wait()
+        finally:
+            self._kill_all()
+            restore()
+
+    def _start(self, index: int) -> subprocess.Popen:
+        environment = worker_environment(self._job, index, os.environ)
+        environment[ERROR_DIR_VARIABLE] = str(self._errors)
+        command = [sys.executable, "-u", self._job.script, f"--local_rank={index}", *self._job.arguments]
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=None if index == 0 else subprocess.DEVNULL,
+            # A session of its own: Ctrl-C reaches the launcher alone, which passes it on once.
+            start_new_session=True,
+            preexec_fn=_die_with_parent(os.getpid()),
+        )
+
+    def _wait(self) -> int:
+        while True:
+            failed = [(rank, code) for rank, code in self._codes().items() if code]
+            if failed:
+                return self._fail(failed)
+            if all(code == 0 for code in self._codes().values()):
+                return 0
+            if self._signals > 1:
+                self._kill_all()
+                return 128 + signal.SIGINT
+            self._sleep(None)
+
+    def _codes(self) -> dict[int, int | None]:
+        return {rank: process.poll() for rank, process in enumerate(self._processes)}
+
+    def _fail(self, failed: list[tuple[int, int]]) -> int:
+        """Show the error and stop the rest. Called when the first failure is seen."""
+        self._wait_until(self._all_gone, SETTLE_SECONDS)
+        # Killed by nobody we know beats whatever the others report about the broken connection.
+        failed = [(rank, code) for rank, code in self._codes().items() if code]
+        failures = read_failures(self._errors)
+        told = {failure.rank for failure in failures}
+        silent = [(rank, code) for rank, code in failed if rank not in told]
+        died = min(silent, key=lambda entry: entry[1], default=None)
+        first = died if died and (died[1] < 0 or not failures) else None
+        code = first[1] if first else dict(failed).get(failures[0].rank, failed[0][1])
+        if not (self._signals and exit_code(code) in (128 + signal.SIGINT, 128 + signal.SIGTERM)):
+            sys.stderr.write(report(failures, died) + "\n")
+        self._signal_all(signal.SIGTERM)
+        self._wait_until(self._all_gone, GRACE_SECONDS)
+        return exit_code(code)
+
+    def _all_gone(self) -> bool:
+        return all(code is not None for code in self._codes().values())
+
+    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not condition() and (left := end - time.monotonic()) > 0 and self._signals < 2:
+            self._sleep(left)
+
+    def _sleep(self, seconds: float | None) -> None:
+        """Until a process ends, a signal arrives, or the time is over."""
+        if select.select([self._wake_reader], [], [], seconds)[0]:
+            os.read(self._wake_reader, 1024)
+
+    def _install_handlers(self) -> Callable[[], None]:
+        os.set_blocking(self._wake_writer, False)
+        previous_fd = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        previous = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+        # Without a handler of ours SIGCHLD would not write to the wake-up pipe.
+        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+        def restore() -> None:
+            signal.set_wakeup_fd(previous_fd)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+
+        return restore
+
+    def _forward(self, number: int, frame: object) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            print_rank_0(
+                f"{signal.Signals(number).name}: waiting for the processes to stop; again to kill them"
+            )
+            self._signal_all(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def _signal_all(self, number: int) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def _kill_all(self) -> None:
+        """Kill what is left, each with the processes it has started."""
+        for process in self._processes:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        for process in self._processes:
+            process.wait()
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    """A function for the new process that ties its life to the launcher's, even if that is killed outright."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+    def tie() -> None:
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The launcher may have died between fork and prctl.
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
