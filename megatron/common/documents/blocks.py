@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from megatron.common.errors import DataError
 
@@ -32,8 +32,8 @@ class Block:
 
     source: str
     consumed: int
-    begins: ClassVar[bool] = True
-    ends: ClassVar[bool] = True
+    begins: bool = field(default=True, kw_only=True)
+    ends: bool = field(default=True, kw_only=True)
 
     def texts(self, keys: Sequence[str], skip_invalid: bool = False) -> Texts:
         """The texts of the block.
@@ -112,8 +112,6 @@ class TextBlock(Block):
     """Whole documents of plain text, or one piece of a large one: [(name, UTF-8 text)]."""
 
     documents: list[tuple[str, bytes]]
-    begins: bool = True  # type: ignore[misc]
-    ends: bool = True  # type: ignore[misc]
 
     def texts(self, keys: Sequence[str], skip_invalid: bool = False) -> Texts:
         self._plain(keys)
@@ -171,7 +169,7 @@ class TextBatcher:
             self._documents, self._size = [], 0
 
     def _piece(self, name: str, data: bytes, begins: bool, ends: bool) -> TextBlock:
-        return TextBlock(self.source, self.position(), [(name, data)], begins, ends)
+        return TextBlock(self.source, self.position(), [(name, data)], begins=begins, ends=ends)
 
 
 def _without_mark(chunks: Iterable[bytes]) -> Iterator[bytes]:

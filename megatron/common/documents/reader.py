@@ -30,7 +30,9 @@ def find_inputs(inputs: str | Sequence[str | Path]) -> list[Path]:
 
     Raises: DataError for a path that does not exist, a folder without known files, a file of unknown suffix.
     """
-    paths = [part.strip() for part in inputs.split(",")] if isinstance(inputs, str) else list(map(str, inputs))
+    paths = (
+        [part.strip() for part in inputs.split(",")] if isinstance(inputs, str) else list(map(str, inputs))
+    )
     files: list[Path] = []
     for path in map(Path, filter(None, paths)):
         if path.is_dir():

@@ -53,7 +53,7 @@ class EncodedBlock:
     ends: bool
     documents: int
     skipped: int
-    text_bytes: int
+    characters: int
     consumed: int
 
 
@@ -86,7 +86,7 @@ class Encoder:
             ends=block.ends,
             documents=len(outputs[0][1]) - (not block.ends),
             skipped=found.skipped,
-            text_bytes=sum(len(text) for row in rows for text in row),
+            characters=sum(len(text) for row in rows for text in row),
             consumed=block.consumed,
         )
 

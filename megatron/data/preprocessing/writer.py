@@ -4,6 +4,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from megatron.common.errors import DataError
 from megatron.common.files import atomic_path, fsync_directory
+from megatron.data.indexed_dataset import cached, code, data_file_path, index_file_path, mmap
 
 MMAP_MAGIC = b"MMIDIDX\x00\x00"
 CACHED_MAGIC = b"TNTIDX\x00\x00"
@@ -24,15 +26,16 @@ DTYPE_CODES = {
     "float64": 7,
     "uint16": 8,
 }
-LONGEST_ITEM = 2**31 - 1
+mmap.LARGEST_ITEM = 2**31 - 1
 INDEX_CHUNK = 1 << 20
+BUFFER_BYTES = 1 << 20
 
 
 class TokenWriter:
     """Writes PREFIX.bin and PREFIX.idx, one item and one document per text.
 
-    Until `publish` the data stands in PREFIX.bin.part and PREFIX.sizes.part, whose lengths `state` tells: a later
-    writer that is given the state goes on from there.
+    Until `publish` the data stands in PREFIX.bin.part and PREFIX.sizes.part. `mark` tells how far they go: a later
+    writer that is given such a state goes on from there.
     """
 
     def __init__(self, prefix: str, dtype: str, state: dict | None = None):
@@ -53,19 +56,27 @@ class TokenWriter:
         )
 
     def _start(self, path: Path, size: int) -> IO[bytes]:
-        file = open(path, "ab")
+        with self._writing():
+            file = open(path, "ab", buffering=BUFFER_BYTES)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.close()
+                raise DataError(
+                    f"{path} is being written by another run: wait for it or take another prefix"
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+            file.truncate(size)
+            file.seek(0, os.SEEK_END)
+            return file
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise DataError(
-                f"{path} is being written by another run: wait for it or take another prefix"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        file.truncate(size)
-        file.seek(0, os.SEEK_END)
-        return file
+            yield
+        except OSError as error:
+            raise DataError(f"{self.prefix}.bin and .idx cannot be written: {error.strerror}") from error
 
     def append(self, flat: np.ndarray, lengths: np.ndarray, begins: bool = True, ends: bool = True) -> None:
         """Add items laid out one after the other; the first goes on with the open item unless `begins`.
@@ -75,32 +86,39 @@ class TokenWriter:
         if not len(lengths):
             return
         assert flat.dtype == self.dtype, f"{flat.dtype} ids for a dataset of {self.dtype}"
-        self._data.write(flat.data)
-        self.bytes += flat.nbytes
         lengths = lengths.astype(np.int64)
         if not begins:
             lengths[0] += self._open_length
-        self._open_length = 0 if ends else int(lengths[-1])
+        open_length = 0 if ends else int(lengths[-1])
         finished = lengths if ends else lengths[:-1]
         if not begins and len(finished) and finished[0] == 0:
             finished = finished[1:]  # a large document that turned out to hold no token
-        if len(finished) and finished.max() > LONGEST_ITEM:
-            raise DataError(f"a document for {self.prefix} has more than {LONGEST_ITEM} tokens: split it")
-        self._sizes.write(finished.astype("<i4").data)
+        if len(finished) and finished.max() > mmap.LARGEST_ITEM:
+            raise DataError(f"{self.prefix}: a document has more than {mmap.LARGEST_ITEM} tokens, split it")
+        with self._writing():
+            self._data.write(flat.data)
+            self._sizes.write(finished.astype("<i4").data)
+        self.bytes += flat.nbytes
         self.items += len(finished)
+        self._open_length = open_length
 
-    def state(self) -> dict:
-        """What is safely on disk now: bytes, items, ids of the open item."""
-        for file in (self._data, self._sizes):
-            file.flush()
-            os.fsync(file.fileno())
+    def mark(self) -> dict:
+        """The position now, for `state` of a later writer; on disk after `sync`."""
         return {"bytes": self.bytes, "items": self.items, "open_length": self._open_length}
+
+    def sync(self) -> None:
+        """Bring everything written so far to the disk."""
+        for file in (self._data, self._sizes):
+            with self._writing():
+                file.flush()
+                os.fsync(file.fileno())
 
     def publish(self, impl: str) -> None:
         """Write the index ("mmap", or "cached" / "lazy") and give both files their names, the index last."""
+        self.sync()
         self.close()
-        data, index = Path(f"{self.prefix}.bin"), Path(f"{self.prefix}.idx")
-        with atomic_path(index) as temporary:
+        data, index = Path(data_file_path(self.prefix)), Path(index_file_path(self.prefix))
+        with self._writing(), atomic_path(index) as temporary:
             with open(temporary, "wb") as file:
                 for part in _mmap_index(self) if impl == "mmap" else _cached_index(self):
                     file.write(part)
@@ -116,24 +134,30 @@ class TokenWriter:
                 yield np.frombuffer(raw, dtype="<i4")
 
     def close(self) -> None:
-        """Flush to disk and let go of the files."""
-        if not self._data.closed:
-            self.state()
-            self._data.close()
-            self._sizes.close()
+        """Let go of the files, which stay for a later writer."""
+        for file in (self._data, self._sizes):
+            with suppress(OSError):  # a full disk has been reported by then
+                file.close()
+
+    def discard(self) -> None:
+        """Give up; nothing stays."""
+        self.close()
+        for path in (self.data_part, self.sizes_part):
+            path.unlink(missing_ok=True)
 
 
 def _mmap_index(writer: TokenWriter) -> Iterator[bytes]:
-    code = DTYPE_CODES[writer.dtype.name]
-    yield MMAP_MAGIC + struct.pack("<QBQQ", 1, code, writer.items, writer.items + 1)
+    yield mmap.HEADER.pack(mmap.MAGIC, mmap.VERSION, code(writer.dtype), writer.items, writer.items + 1)
     yield from (sizes.tobytes() for sizes in writer.sizes())
     yield from _starts(writer, writer.dtype.itemsize, with_end=False)
     yield from _counting(writer.items + 1)
 
 
 def _cached_index(writer: TokenWriter) -> Iterator[bytes]:
-    code, width, items = DTYPE_CODES[writer.dtype.name], writer.dtype.itemsize, writer.items
-    yield CACHED_MAGIC + struct.pack("<QQQQQQ", 1, code, width, items, items, items + 1)
+    items, dtype = writer.items, writer.dtype
+    yield cached.HEADER.pack(
+        cached.MAGIC, cached.VERSION, code(dtype), dtype.itemsize, items, items, items + 1
+    )
     yield from _counting(items + 1)  # every item has one dimension
     yield from _starts(writer, 1, with_end=True)
     yield from (sizes.astype("<i8").tobytes() for sizes in writer.sizes())
