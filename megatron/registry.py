@@ -28,6 +28,7 @@ KINDS = {
     "optimizer": "megatron.optimizers",
     "learning rate schedule": "megatron.learning_rates",
     "packing": "megatron.data.packing",
+    "dataset": "megatron.data",
     "tokenizer": "megatron.tokenizer",
     "objective": "megatron.objectives",
     "log sink": "megatron.logging.sinks",

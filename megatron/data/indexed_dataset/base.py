@@ -187,22 +187,26 @@ class IndexedDatasetReader:
         """Where items [start, stop) begin in the .bin file, in elements."""
         raise NotImplementedError
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, values: bool = False) -> str:
         """Changes whenever the document lengths may have: a digest of the index and of the sizes of both files.
 
-        An index above 64 MiB is sampled in evenly spread blocks and its time of modification is added.
+        Args: values: cover what the .bin file holds, too.
         """
-        index = index_file_path(self.path)
-        status = os.stat(index)
-        digest = hashlib.sha256(f"{status.st_size} {file_size(data_file_path(self.path))}".encode())
-        whole = status.st_size <= FINGERPRINT_BLOCK * FINGERPRINT_BLOCKS
-        if not whole:
-            digest.update(str(status.st_mtime_ns).encode())
-        stride = (
-            FINGERPRINT_BLOCK if whole else (status.st_size - FINGERPRINT_BLOCK) / (FINGERPRINT_BLOCKS - 1)
-        )
-        with open(index, "rb") as file:
-            for block in range(FINGERPRINT_BLOCKS):
-                file.seek(int(block * stride))
-                digest.update(file.read(FINGERPRINT_BLOCK))
+        index, data = index_file_path(self.path), data_file_path(self.path)
+        digest = hashlib.sha256(f"{file_size(index)} {file_size(data)}".encode())
+        for path in (index, data) if values else (index,):
+            _digest_content(digest, path)
         return digest.hexdigest()[:32]
+
+
+def _digest_content(digest, path: str) -> None:
+    """Of a file above 64 MiB evenly spread blocks, and its time of modification, stand for the whole."""
+    status = os.stat(path)
+    stride: float = FINGERPRINT_BLOCK
+    if status.st_size > FINGERPRINT_BLOCK * FINGERPRINT_BLOCKS:
+        digest.update(str(status.st_mtime_ns).encode())
+        stride = (status.st_size - FINGERPRINT_BLOCK) / (FINGERPRINT_BLOCKS - 1)
+    with open(path, "rb") as file:
+        for block in range(FINGERPRINT_BLOCKS):
+            file.seek(int(block * stride))
+            digest.update(file.read(FINGERPRINT_BLOCK))
