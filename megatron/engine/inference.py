@@ -23,7 +23,7 @@ INFERENCE_OVERRIDES = {
 class InferenceModel:
     """The model of this rank, answering together with the ranks that hold its other parts.
 
-    Stages pass hidden states [n, b, h] point to point. The last stage's first tensor rank is the sampler: it alone
+    Stages pass hidden states point to point. The last stage's first tensor rank is the sampler: it alone
     chooses tokens, and `share` takes them to the ranks of its replica, so that ranks never disagree.
 
     Args: module: SequentialWrapper, GPT2ModelPipe, or an engine around one of them.
@@ -92,9 +92,10 @@ class InferenceModel:
 
     def _receive(self, shape: torch.Size) -> torch.Tensor:
         batch, length = shape
-        hidden = torch.empty(
-            (length, batch, self.neox_args.hidden_size), dtype=self.hidden_dtype, device=self.device
-        )
+        # The blocks, layers 2 to num_layers + 1, and the layer that turns their output back work on [s, b, h].
+        among_blocks = 2 <= self.module._local_start <= self.neox_args.num_layers + 2
+        rows = (length, batch) if among_blocks else (batch, length)
+        hidden = torch.empty(*rows, self.neox_args.hidden_size, dtype=self.hidden_dtype, device=self.device)
         dist.recv(hidden, self._stages[self._stage - 1], group=mpu.get_pipe_parallel_group())
         return hidden
 
