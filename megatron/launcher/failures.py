@@ -1,7 +1,7 @@
 """What the processes of a failed job left behind, told once.
 
-A failing worker writes rank_N.json into the folder NEOX_ERROR_DIR names (megatron/common/errors.py). The first failure is
-the cause; most of the others are its consequences (a closed connection to the rank that went first).
+A failing worker writes rank_N.json into the folder NEOX_ERROR_DIR names (megatron/common/errors.py). The first failure
+is the cause; most of the others are its consequences (a closed connection to the rank that went first).
 """
 
 import json

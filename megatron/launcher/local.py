@@ -1,7 +1,7 @@
 """Start the processes of a job on this machine, watch over them, and leave none behind.
 
-DeepSpeed's own single-machine launcher imports torch twice before the first worker starts; this one imports nothing heavy
-and speaks the same protocol: torchrun-style environment variables, --local_rank, and base64 configuration arguments.
+DeepSpeed's own single-machine launcher imports torch twice before the first worker starts; this one imports nothing
+heavy and speaks the same protocol: torchrun-style environment variables, --local_rank, and base64 configurations.
 """
 
 import ctypes

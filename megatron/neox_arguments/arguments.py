@@ -33,9 +33,9 @@ from megatron.neox_arguments.neox_args import (
 from megatron.neox_arguments.report import describe_all, describe_changes
 from megatron.neox_arguments.rules import RULES
 from megatron.neox_arguments.steps import Findings
-from megatron.neox_arguments.suggestions import unknown_key
+from megatron.neox_arguments.suggestions import nearest, unknown_key
 from megatron.neox_arguments.support import unsupported
-from megatron.neox_arguments.types import Mismatch, choices_of, conform, describe
+from megatron.neox_arguments.types import Mismatch, admits_none, choices_of, conform, describe
 
 if TYPE_CHECKING:
     import torch
@@ -195,8 +195,10 @@ class NeoXArgs(
         """Types and support of every key; a bad value is set back to the default so that the checks can go on."""
         for declared in fields(self):
             key, value = declared.name, getattr(self, declared.name)
-            if value is None or value is declared.default:
-                setattr(self, key, value if value is None and declared.default is None else declared.default)
+            if value is declared.default:
+                continue
+            if value is None and not admits_none(declared.type):
+                setattr(self, key, declared.default)
                 continue
             try:
                 setattr(self, key, conform(value, declared.type))
@@ -228,12 +230,12 @@ class NeoXArgs(
         """Number format of the forward pass."""
         import torch
 
-        return {"fp16": torch.half, "bfloat16": torch.bfloat16}.get(self.precision, torch.float)
+        return {"fp16": torch.half, "bfloat16": torch.bfloat16}.get(str(self.precision), torch.float)
 
     @property
     def data_parallel_size(self) -> int:
         """Number of copies of the model."""
-        return self.global_num_gpus // (max(1, self.pipe_parallel_size) * self.model_parallel_size)
+        return int(self.global_num_gpus or 1) // (max(1, self.pipe_parallel_size) * self.model_parallel_size)
 
     @property
     def deepspeed_config(self) -> dict[str, Any]:
@@ -384,8 +386,6 @@ class NeoXArgs(
 
 
 def _wrong_type(key: str, value: Any, expected: Any) -> str:
-    from megatron.neox_arguments.suggestions import nearest
-
     choices = choices_of(expected)
     close = nearest(value, choices) if isinstance(value, str) and choices else None
     hint = f"; did you mean {close!r}?" if close else ""

@@ -13,17 +13,16 @@ def calculate_batch_parameters(
 
     Raises: ConfigError if neither the train batch nor the micro batch is given.
     """
-    if train_batch is None and micro_batch is None:
-        raise ConfigError("set train_micro_batch_size_per_gpu or train_batch_size")
     if train_batch is not None and micro_batch is not None:
-        grad_acc = grad_acc if grad_acc is not None else train_batch // max(micro_batch, 1) // dp_world_size
-    elif train_batch is not None:
-        grad_acc = 1 if grad_acc is None else grad_acc
-        micro_batch = train_batch // dp_world_size // max(grad_acc, 1)
-    else:
-        grad_acc = 1 if grad_acc is None else grad_acc
-        train_batch = micro_batch * grad_acc * dp_world_size
-    return int(train_batch), int(micro_batch), int(grad_acc)
+        if grad_acc is None:
+            grad_acc = train_batch // max(micro_batch, 1) // dp_world_size
+        return train_batch, micro_batch, grad_acc
+    steps = 1 if grad_acc is None else grad_acc
+    if train_batch is not None:
+        return train_batch, train_batch // dp_world_size // max(steps, 1), steps
+    if micro_batch is not None:
+        return micro_batch * steps * dp_world_size, micro_batch, steps
+    raise ConfigError("set train_micro_batch_size_per_gpu or train_batch_size")
 
 
 def check_batch_parameters(dp_world_size: int, train_batch: int, micro_batch: int, grad_acc: int) -> None:

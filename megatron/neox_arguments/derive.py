@@ -8,7 +8,7 @@ from megatron.common.device import accelerator_count
 from megatron.common.errors import ConfigError
 from megatron.common.hosts import resource_pool
 from megatron.neox_arguments.attention_types import expand_attention_types
-from megatron.neox_arguments.batch import calculate_batch_parameters
+from megatron.neox_arguments.batch import calculate_batch_parameters, check_batch_parameters
 from megatron.neox_arguments.git import get_git_commit_hash
 from megatron.neox_arguments.steps import Steps
 
@@ -89,6 +89,7 @@ def _batch(args: Any) -> None:
             f"the sizes, or the number of devices (num_gpus, hostfile, global_num_gpus)"
         )
     triple = calculate_batch_parameters(processes // grid, *(getattr(args, key) for key in BATCH_KEYS))
+    check_batch_parameters(processes // grid, *triple)
     for key, value in zip(BATCH_KEYS, triple, strict=True):
         setattr(args, key, value)
     args.batch_size = args.train_micro_batch_size_per_gpu

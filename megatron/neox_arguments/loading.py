@@ -9,14 +9,11 @@ import yaml
 
 from megatron.common.errors import ConfigError
 
-_Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
-class _Loader(_Base):
+class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-5 is a number, as in YAML 1.2 and JSON (YAML 1.1 wants 1.0e-5)."""
 
 
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in _Base.yaml_implicit_resolvers.items()}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -78,7 +75,8 @@ def _parse(path: Path, text: str) -> list[tuple[str, int, Any]]:
         if node is None:
             return []
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: must be a mapping of keys to values, not a {node.id}")
+            found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+            raise ConfigError(f"{path}: must be a mapping of keys to values, not {found}")
         loader.flatten_mapping(node)
         return [_pair(path, loader, key, value) for key, value in node.value]
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 def describe_all(args: Any) -> str:
     """Every key with its value, those that differ from their default first."""
-    lines = {"updated": [], "default": []}
+    lines: dict[str, list[str]] = {"updated": [], "default": []}
     for declared in sorted(fields(args), key=lambda declared: declared.name):
         value = getattr(args, declared.name)
         state = "default" if value == declared.default else "updated"

@@ -70,6 +70,11 @@ def choices_of(expected: Any) -> list[str]:
     return []
 
 
+def admits_none(expected: Any) -> bool:
+    """Whether null is a value of its own for a type."""
+    return expected is Any or type(None) in get_args(expected)
+
+
 def _first_fit(value: Any, options: tuple) -> Any:
     # An exact match first: 5.0 for int | float stays a float.
     for option in options:

@@ -84,7 +84,7 @@ class NeoXArgsDeepspeedConfig(NeoXArgsTemplate):
     """DeepSpeed autotuning."""
 
     activation_checkpointing: dict | None = retired(
-        None, "set checkpoint_activations, partition_activations, checkpoint_in_cpu, ..."
+        None, "set checkpoint_activations, partition_activations or checkpoint_in_cpu"
     )
     """DeepSpeed activation checkpointing."""
 
