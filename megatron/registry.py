@@ -30,6 +30,7 @@ KINDS = {
     "packing": "megatron.data.packing",
     "dataset": "megatron.data",
     "tokenizer": "megatron.tokenizer",
+    "corpus": "megatron.data.corpora",
     "objective": "megatron.objectives",
     "log sink": "megatron.logging.sinks",
 }
