@@ -244,8 +244,10 @@ def _prompts(args: Any) -> Iterator[str]:
         yield "text_gen_type: input-file needs sample_input_file"
 
 
-@rule("activation", "bias_gelu_fusion")
+@rule("activation", "bias_gelu_fusion", "onnx_safe")
 def _fused_gelu(args: Any) -> Iterator[str]:
+    if args.onnx_safe and args.bias_gelu_fusion:
+        yield "onnx_safe and bias_gelu_fusion write GELU in two different ways; keep one"
     if args.bias_gelu_fusion and args.activation != "gelu":
         yield f"bias_gelu_fusion works on activation: gelu only, not {args.activation}"
 

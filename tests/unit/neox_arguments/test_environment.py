@@ -1,0 +1,65 @@
+import os
+
+import pytest
+
+from megatron.common.errors import ConfigError
+from megatron.neox_arguments import NeoXArgs
+from megatron.neox_arguments.environment import ranks
+from tests.unit.neox_arguments.basic import minimal
+
+STANDARD = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in list(os.environ):
+        if name in STANDARD or name.startswith(("SLURM_", "OMPI_", "PMI_", "MPI_", "MV2_")):
+            monkeypatch.delenv(name)
+    for name in STANDARD:
+        # Noted by monkeypatch, so that what the code sets is undone.
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+
+
+def place(**flags):
+    found = ranks(**flags)
+    return found.local_rank, found.rank, found.world_size, found.launched
+
+
+def test_a_process_alone_is_rank_0_of_1():
+    assert place() == (0, 0, 1, False)
+
+
+def test_torchruns_variables_are_read(monkeypatch):
+    for name, value in zip(STANDARD, "135", strict=True):
+        monkeypatch.setenv(name, value)
+    assert place() == (1, 3, 5, True)
+
+
+def test_slurms_variables_are_copied_into_the_standard_ones(monkeypatch):
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    monkeypatch.setenv("SLURM_PROCID", "9")
+    monkeypatch.setenv("SLURM_NNODES", "4")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    assert place() == (0, 0, 1, False)
+    assert place(slurm=True) == (1, 9, 32, True)
+    assert [os.environ[name] for name in STANDARD] == ["1", "9", "32"]
+
+
+def test_mpis_variables_are_copied_into_the_standard_ones(monkeypatch):
+    for name, value in zip(("LOCAL_RANK", "RANK", "SIZE"), "137", strict=True):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    assert place(mpi=True) == (1, 3, 7, True)
+
+
+def test_the_arguments_learn_their_place_and_refuse_another_job_size(monkeypatch):
+    args = NeoXArgs.from_dict(minimal(global_num_gpus=2))
+    for name, value in zip(STANDARD, "112", strict=True):
+        monkeypatch.setenv(name, value)
+    args.configure_distributed_args()
+    assert (args.local_rank, args.rank, args.world_size) == (1, 1, 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(
+        ConfigError, match="started with 4 processes, but the configuration is for global_num_gpus=2"
+    ):
+        args.configure_distributed_args()

@@ -1,0 +1,117 @@
+import pytest
+
+from megatron.common.errors import ConfigError
+from megatron.neox_arguments import NeoXArgs
+from tests.unit.neox_arguments.basic import minimal
+
+THREE = {"train_data_paths": ["a"], "valid_data_paths": ["b"], "test_data_paths": ["c"]}
+
+BAD = [
+    ({"num_layers": None}, "num_layers must be set"),
+    ({"num_layers": 0}, "num_layers=0 must be above 0"),
+    ({"train_iters": -5}, "train_iters=-5 must be above 0"),
+    ({"num_workers": -1}, "num_workers=-1 must not be negative"),
+    ({"seed": 0}, "seed=0 must be above 0"),
+    ({"hidden_dropout": 1.5}, "hidden_dropout=1.5 must lie between 0 and 1"),
+    ({"warmup": -0.1}, "warmup=-0.1 must lie between 0 and 1"),
+    ({"hidden_size": 66}, "hidden_size=66 must be a multiple of num_attention_heads=4"),
+    (
+        {"model_parallel_size": 8, "global_num_gpus": 8},
+        "num_attention_heads=4 must be a multiple of model_parallel_size=8",
+    ),
+    ({"intermediate_size": 128, "expansion_factor": 2.0}, "both set the width of the MLP"),
+    ({"intermediate_size": 129}, "makes the two MLP matrices disagree (130 and 129)"),
+    (
+        {"intermediate_size": 768, "mlp_multiple_of": 256},
+        "(1024 and 768); use a width that is a multiple of 512",
+    ),
+    (
+        {"intermediate_size": 102, "model_parallel_size": 4, "global_num_gpus": 4},
+        "MLP width 102 must be a multiple of model_parallel_size=4",
+    ),
+    ({"pos_emb": "rotary", "rotary_pct": 0.2}, "turns 3 of the 16 dimensions of a head"),
+    ({"seq_length": 33}, "max_position_embeddings=32 must be at least seq_length=33"),
+    (
+        {"sequence_parallel": True, "model_parallel_size": 4, "global_num_gpus": 4, "seq_length": 30},
+        "sequence_parallel needs seq_length=30 to be a multiple of model_parallel_size=4",
+    ),
+    ({"pipe_parallel_size": 4, "global_num_gpus": 4}, "pipe_parallel_size=4 exceeds num_layers=2"),
+    ({"pipe_parallel_size": -1}, "pipe_parallel_size=-1 must not be negative"),
+    ({"attention_config": [[["flsh"], "all"]]}, "attention_config: unknown kind 'flsh'"),
+    ({"attention_config": ["local", "global"]}, "attention_config: 'local' is not supported yet"),
+    ({"gpt_j_tied": True}, "it needs gpt_j_residual: true"),
+    ({"num_kv_heads": 2}, "grouped queries are not supported yet"),
+    ({"optimizer": {"type": "Adamm", "params": {}}}, "did you mean 'adam'?"),
+    ({"optimizer": {"type": "Lion", "params": {}}}, "optimizer.type='Lion' is not supported yet"),
+    ({"optimizer": {"params": {}}}, "optimizer must be a mapping of type (text) and params (a mapping)"),
+    (
+        {"optimizer": {"type": "Adam", "params": {"eps": "1.0e_8"}}},
+        "optimizer.params.eps='1.0e_8' must be a number",
+    ),
+    (
+        {"optimizer": {"type": "Adam", "params": {"lr": "high"}}},
+        "optimizer.params.lr='high' must be a number",
+    ),
+    ({"optimizer": {"type": "Adam", "params": {"beta": 0.9}}}, "unknown key 'beta'; did you mean 'betas'?"),
+    ({"optimizer": {"type": "Adam", "params": {"betas": [0.9]}}}, "must be a list of two numbers"),
+    ({"optimizer": {"type": "Adam", "params": {}, "lr": 1}}, "optimizer: unknown key 'lr'"),
+    ({"min_lr": 0.01}, "min_lr=0.01 exceeds the learning rate"),
+    ({"override_lr_scheduler": True, "use_checkpoint_lr_scheduler": True}, "contradict each other"),
+    ({"lr_decay_iters": 5, "lr_decay_fraction": 0.5}, "both set the length of the schedule"),
+    (
+        {"pipe_parallel_size": 1, "zero_optimization": {"stage": 2}},
+        "zero_optimization.stage=2 cannot be combined with pipe_parallel_size=1: the pipeline engine needs",
+    ),
+    ({"train_iters": 5, "train_epochs": 1}, "both set the length; keep one"),
+    ({"train_epochs": 1, "pack_impl": "unpacked"}, "train_epochs needs pack_impl: packed"),
+    ({"train_epochs": 1, **THREE, "train_data_weights": [2.0]}, "train_epochs needs equal weights"),
+    ({"save": "there"}, "save='there' needs checkpoint_factor or extra_save_iters"),
+    ({"checkpoint_factor": 1.5}, "checkpoint_factor=1.5 must be a whole number of iterations"),
+    ({"checkpoint_factor": 1, "checkpoint_scale": "log"}, "checkpoint_factor=1 must be above 1"),
+    ({"text_gen_type": "input-file"}, "needs sample_input_file"),
+    ({"onnx_safe": True, "bias_gelu_fusion": True}, "onnx_safe and bias_gelu_fusion"),
+    ({"train_data_paths": ["a"]}, "train_data_paths given, but valid_data_paths, test_data_paths missing"),
+    ({**THREE, "data_path": "d"}, "exclude each other; keep one kind"),
+    (
+        {**THREE, "train_data_weights": [1.0, 2.0]},
+        "train_data_weights has 2 entries, but train_data_paths has 1",
+    ),
+    (
+        {**THREE, "test_label_data_paths": ["x", "y"]},
+        "test_label_data_paths has 2 entries, but test_data_paths has 1",
+    ),
+    ({**THREE, "valid_data_weights": [-1.0]}, "must not be negative"),
+    ({"train_label_data_paths": ["a"]}, "train_label_data_paths has 1 entries, but train_data_paths has 0"),
+    ({"split": "all"}, "split='all' must be up to three numbers"),
+    ({"split": "1,2,3,4"}, "split='1,2,3,4' must be up to three shares"),
+    ({"master_port": 70000}, "master_port=70000 must lie between 1 and 65535"),
+    ({"include": "localhost", "exclude": "localhost"}, "include and exclude are both set"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[message[:40] for _, message in BAD])
+def test_a_mistake_is_named_with_its_keys_and_values(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        NeoXArgs.from_dict(minimal(**{**changes}))
+    (problem,) = caught.value.problems
+    assert message in problem and "\n" not in problem
+
+
+GOOD = [
+    {"sequence_parallel": True, "model_parallel_size": 2, "global_num_gpus": 2},
+    {"zero_optimization": {"stage": 3}, "model_parallel_size": 2, "global_num_gpus": 4},
+    {"zero_optimization": {"stage": 1}, "pipe_parallel_size": 2, "global_num_gpus": 2},
+    {"checkpoint_factor": 10.0, "save": "there"},
+    {"extra_save_iters": [0, 5], "save": "there"},
+    {"split": "90/5/5"},
+    {"train_epochs": 1, **THREE},
+    {"num_kv_heads": 4},
+    {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "betas": [0.9, 0.95]}}},
+    {"optimizer": {"type": "sgd", "params": {"lr": 1e-3, "momentum": 0.9}}},
+    {"tokenizer_type": "hftokenizer"},
+]
+
+
+@pytest.mark.parametrize("changes", GOOD, ids=str)
+def test_sound_combinations_pass(changes):
+    assert NeoXArgs.from_dict(minimal(**changes)).validate_values()
