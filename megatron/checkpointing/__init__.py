@@ -5,6 +5,7 @@ from megatron.checkpointing.names import ensure_directory_exists, get_checkpoint
 from megatron.checkpointing.retention import delete_old_checkpoints
 from megatron.checkpointing.save import save_checkpoint, save_ds_checkpoint
 from megatron.checkpointing.schedule import is_save_iter
+from megatron.checkpointing.weights import load_for_inference
 
 __all__ = [
     "check_checkpoint_args",
@@ -14,6 +15,7 @@ __all__ = [
     "get_checkpoint_tag",
     "is_save_iter",
     "load_checkpoint",
+    "load_for_inference",
     "save_checkpoint",
     "save_ds_checkpoint",
 ]

@@ -4,8 +4,11 @@ import torch
 import torch.distributed as dist
 
 from megatron import mpu
+from megatron.checkpointing import load_for_inference
 from megatron.common import device
 from megatron.common.errors import ConfigError
+from megatron.engine.setup import get_model
+from megatron.initialize import initialize_megatron
 from megatron.mpu.state import current
 from megatron.neox_arguments import NeoXArgs
 
@@ -13,10 +16,11 @@ from megatron.neox_arguments import NeoXArgs
 INFERENCE_OVERRIDES = {
     "checkpoint_activations": False,
     "partition_activations": False,
-    "sequence_parallel": False,  # single tokens cannot be split over ranks
+    "sequence_parallel": False,
     "no_load_optim": True,
     "optimizer": None,
     "zero_optimization": None,
+    "save": None,  # and so a missing checkpoint is no fresh start
 }
 
 
@@ -36,6 +40,10 @@ class InferenceModel:
         self.hidden_dtype = next(p.dtype for p in self.module.parameters() if p.is_floating_point())
         pipe = current().pipe
         self._stages, self._stage = pipe.ranks, pipe.rank
+        modules = self.module.modules()
+        self._sequence_parallel = [
+            module for module in modules if getattr(module, "sequence_parallel", False)
+        ]
 
     @property
     def is_first_stage(self) -> bool:
@@ -56,15 +64,15 @@ class InferenceModel:
 
     def inference_mode(self, use_cache: bool = True) -> None:
         """Gathered logits, no dropout; with `use_cache` keys and values of the past are kept between calls."""
-        self.module.eval()
         self.module.inference_mode(use_cache=use_cache)
-        self.module.clear_cache()
+        for module in self._sequence_parallel:  # a single token cannot be split over ranks
+            module.sequence_parallel = False
 
     def train_mode(self) -> None:
         """Back to training."""
-        self.module.clear_cache()
         self.module.train_mode()
-        self.module.train()
+        for module in self._sequence_parallel:
+            module.sequence_parallel = True
 
     def clear_cache(self) -> None:
         """Forget the past; due before every new prompt."""
@@ -124,11 +132,6 @@ def setup_for_inference_or_eval(
         input_args: the command line; None takes sys.argv.
     Raises: ConfigError when `load` is not set.
     """
-    from megatron.checkpointing import load_checkpoint
-    from megatron.engine.setup import build_engine, get_model
-    from megatron.initialize import initialize_megatron
-    from megatron.objectives import build_objective
-
     values = INFERENCE_OVERRIDES | dict(overwrite_values or {})
     neox_args = NeoXArgs.consume_neox_args(overwrite_values=values, input_args=input_args)
     if neox_args.load is None:
@@ -136,10 +139,8 @@ def setup_for_inference_or_eval(
     neox_args.configure_distributed_args()
     neox_args.build_tokenizer()
     initialize_megatron(neox_args)
-    engine, _, _ = build_engine(neox_args, get_model(neox_args), build_objective(neox_args))
-    neox_args.iteration = load_checkpoint(
-        neox_args, engine, None, None, inference=True, iteration=neox_args.iteration
-    )
-    model = InferenceModel(engine.module, neox_args)
+    module = get_model(neox_args)
+    neox_args.iteration = load_for_inference(neox_args, module, neox_args.iteration)
+    model = InferenceModel(module.to(neox_args.params_dtype), neox_args)
     model.inference_mode(use_cache=use_cache)
     return model, neox_args
