@@ -62,13 +62,15 @@ def _load(source: str, kind: str):
     try:
         tokenizer = getattr(transformers, kind).from_pretrained(source)
     except Exception as error:  # hub, network and file errors of several libraries
-        place = (
-            "the folder" if Path(source).is_dir() else "neither a local folder nor available from the hub:"
-        )
-        reason = " ".join(str(error).split())[:200]
-        raise TokenizerError(
-            f"HFGPT2Tokenizer cannot load {source!r}, {place} ({reason}); set vocab_file to a tokenizer's folder"
-        ) from error
+        raise _not_loaded(source, " ".join(str(error).split())[:200]) from error
+    # transformers makes an empty tokenizer out of nothing, without an error.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise TokenizerError(f"{source} holds no vocabulary (vocab.json and merges.txt, or tokenizer.json)")
+        raise _not_loaded(source, "there is no vocab.json with merges.txt, and no tokenizer.json")
     return tokenizer
+
+
+def _not_loaded(source: str, reason: str) -> TokenizerError:
+    place = "a folder, but" if Path(source).is_dir() else "no folder here, asked of the Hugging Face hub:"
+    return TokenizerError(
+        f"HFGPT2Tokenizer cannot load {source!r} ({place} {reason}); set vocab_file to a folder with the tokenizer"
+    )

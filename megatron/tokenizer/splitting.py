@@ -14,9 +14,10 @@ PIECE_BYTES = 512 << 10
 # Without any place to cut, a piece grows to this size and is then cut between two characters, whatever it costs.
 LARGEST_PIECE_BYTES = 8 * PIECE_BYTES
 
-# One character that is no white space of any kind, as UTF-8 (U+0080-00BF, U+1000-3FFF and U+F000-F0FF are left out).
-_SOLID = rb"(?:[!-~]|[\xC3-\xDF][\x80-\xBF]|[\xE4-\xED][\x80-\xBF]{2}|\xF0[\x80-\xBF]{3})"
-_SOLID_START = rb"(?:[A-Za-z]|[\xC3-\xDF]|[\xE4-\xED]|\xF0)"
+# One character that is no white space of any kind, as UTF-8 (U+0080-00BF, U+1000-2FFF and U+F000-FFFF are left out).
+_BEYOND_3000 = rb"\xE3(?:\x80[\x81-\xBF]|[\x81-\xBF][\x80-\xBF])"
+_SOLID = rb"(?:[!-~]|[\xC3-\xDF][\x80-\xBF]|%s|[\xE4-\xED][\x80-\xBF]{2}|\xF0[\x80-\xBF]{3})" % _BEYOND_3000
+_SOLID_START = rb"(?:[A-Za-z]|[\xC3-\xDF]|%s|[\xE4-\xED]|\xF0)" % _BEYOND_3000
 _SAMPLES = [
     ("The quick brown", "fox jumps over it"),
     ("return value", "def main"),
