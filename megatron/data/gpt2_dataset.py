@@ -139,14 +139,14 @@ class GPT2Dataset:
         return len(self.shuffle_idx)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        row = 2 * int(self.shuffle_idx[index])
+        row = 2 * self.shuffle_idx.item(index)
         first, start, last, end = self._rows[row : row + 4].tolist()
         if self.whole_documents:
             return self._padded_sample(self.doc_idx[first:last].tolist())
         documents = self.doc_idx[first : last + 1].tolist()
-        sample = {"text": _join(self.indexed_dataset, documents, start, end)}
+        sample = {"text": self.indexed_dataset.join(documents, start, end)}
         if self.label_dataset is not None:
-            sample["label"] = _join(self.label_dataset, documents, start, end)
+            sample["label"] = self.label_dataset.join(documents, start, end)
         return sample
 
     def _padded_sample(self, documents: list[int]) -> dict[str, np.ndarray]:
@@ -169,16 +169,6 @@ class GPT2Dataset:
             sample["ref"] = np.zeros(length, dtype=np.float32)
             sample["ref"][: len(reference)] = reference
         return sample
-
-
-def _join(dataset: IndexedDatasetReader, documents: list[int], start: int, end: int) -> np.ndarray:
-    """int64: tokens from `start` of the first document to `end`, inclusive, of the last one."""
-    if len(documents) == 1:
-        return dataset.get(documents[0], start, end - start + 1).astype(np.int64)
-    pieces = [dataset.get(documents[0], start)]
-    pieces += [dataset.get(document) for document in documents[1:-1]]
-    pieces.append(dataset.get(documents[-1], 0, end + 1))
-    return np.concatenate(pieces, dtype=np.int64)
 
 
 def _build_index_mappings(

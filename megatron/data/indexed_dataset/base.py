@@ -129,6 +129,17 @@ class IndexedDatasetReader:
         """
         raise NotImplementedError
 
+    def join(self, items: list[int], start: int, end: int) -> np.ndarray:
+        """int64: elements from `start` of the first item on, over whole items, to `end`, inclusive, of the last one."""
+        if len(items) == 1:
+            return self.get(items[0], start, end - start + 1).astype(np.int64)
+        pieces = [
+            self.get(items[0], start),
+            *(self.get(item) for item in items[1:-1]),
+            self.get(items[-1], 0, end + 1),
+        ]
+        return np.concatenate(pieces).astype(np.int64)
+
     def __len__(self) -> int:
         return len(self.sizes)
 

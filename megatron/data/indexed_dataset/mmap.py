@@ -93,6 +93,25 @@ class MMapIndexedDataset(IndexedDatasetReader):
         start = self._positions.item(idx) >> self._shift
         return self._elements[start + offset : start + end]
 
+    def join(self, items: list[int], start: int, end: int) -> np.ndarray:
+        """int64: elements from `start` of the first item on, over whole items, to `end`, inclusive, of the last one.
+
+        Every sample comes through here, so it avoids calls: measured against raw slices (tools/benchmarks).
+        """
+        elements, position_of, shift = self._elements, self._positions.item, self._shift
+        at = position_of(items[0]) >> shift
+        if len(items) == 1:
+            return elements[at + start : at + end + 1].astype(np.int64)
+        size_of = self.sizes.item
+        pieces = [elements[at + start : at + size_of(items[0])]]
+        for item in items[1:-1]:
+            at = position_of(item) >> shift
+            pieces.append(elements[at : at + size_of(item)])
+        at = position_of(items[-1]) >> shift
+        pieces.append(elements[at : at + end + 1])
+        # Joining in the stored type and converting once is faster than converting every piece.
+        return np.concatenate(pieces).astype(np.int64)
+
     def _element_offsets(self, start: int, stop: int) -> np.ndarray:
         return self._positions[start:stop] // self.dtype.itemsize
 
