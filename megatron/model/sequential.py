@@ -50,7 +50,10 @@ def build_sequential(
     with mpu.deferred_initialization():
         layers = _build_layers(layer_specs(neox_args, parallel_output, num_tokentypes, use_cache))
     model = SequentialWrapper(
-        layers, checkpoint_interval(neox_args), checkpoint_function(neox_args), parallel_output=parallel_output
+        layers,
+        checkpoint_interval(neox_args),
+        checkpoint_function(neox_args),
+        parallel_output=parallel_output,
     )
     finish_model(model, neox_args)
     return model

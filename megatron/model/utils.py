@@ -28,7 +28,11 @@ class Lambda(torch.nn.Module):
 
 
 def recursive_setattr(
-    m: torch.nn.Module, attr: str, value: Any, assert_type: type | None = None, type_filter: type | None = None
+    m: torch.nn.Module,
+    attr: str,
+    value: Any,
+    assert_type: type | None = None,
+    type_filter: type | None = None,
 ) -> None:
     """Set `attr` of m and all modules inside that have it.
 
@@ -37,7 +41,9 @@ def recursive_setattr(
     for module in m.modules():
         if not hasattr(module, attr) or (type_filter is not None and not isinstance(module, type_filter)):
             continue
-        assert assert_type is None or isinstance(getattr(module, attr), assert_type), f"{attr} has another type"
+        assert assert_type is None or isinstance(getattr(module, attr), assert_type), (
+            f"{attr} has another type"
+        )
         setattr(module, attr, value)
 
 
@@ -167,7 +173,10 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         if curriculum_seqlen is not None:
             forward_input = tuple(tensor[:, :curriculum_seqlen].contiguous() for tensor in forward_input)
         return run_layers(
-            self.sequential, forward_input, self.activation_checkpoint_interval, self.activation_checkpoint_func
+            self.sequential,
+            forward_input,
+            self.activation_checkpoint_interval,
+            self.activation_checkpoint_func,
         )
 
 
@@ -185,7 +194,9 @@ def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args)
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            plain = isinstance(owner, NORM_CLASSES) or name == "bias" or hasattr(parameter, "_no_weight_decay")
+            plain = (
+                isinstance(owner, NORM_CLASSES) or name == "bias" or hasattr(parameter, "_no_weight_decay")
+            )
             (undecayed if plain or neox_args.weight_decay == 0.0 else decayed).append(parameter)
     fixed = {"params": undecayed, "weight_decay": 0.0, "name": "no_weight_decay_params"}
     if neox_args.weight_decay == 0.0:
@@ -206,5 +217,7 @@ def mark_norms_for_sequence_parallel_grad_sync(module: torch.nn.Module, neox_arg
             for parameter in owner.parameters(recurse=False):
                 parameter.sequence_parallel = True
     for parameter in module.parameters():
-        if getattr(parameter, "sequence_parallel", False) and not hasattr(parameter, "sequence_parallel_hook"):
+        if getattr(parameter, "sequence_parallel", False) and not hasattr(
+            parameter, "sequence_parallel_hook"
+        ):
             parameter.sequence_parallel_hook = parameter.register_hook(collectives.all_reduce)

@@ -1,5 +1,5 @@
 """Activation checkpointing: drop the activations of a stretch of layers and recompute them in the backward pass
-(arXiv 1604.06174), with the inputs optionally cut over the tensor-parallel group or moved to the CPU (arXiv 1910.02054).
+(arXiv 1604.06174), with the inputs optionally cut over the tensor-parallel group or moved to the CPU (1910.02054).
 """
 
 import contextlib

@@ -165,7 +165,7 @@ class RowParallelLinear(_ParallelLinear):
         self.parallel_output = value
 
     def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """input_: [s, b, h/tp] (or [s, b, h]) -> ([s, b, o], [s/tp, b, o] with sequence parallelism; bias if skipped)."""
+        """[s, b, h/tp] or [s, b, h] -> ([s, b, o]; [s/tp, b, o] with sequence parallelism, bias if skipped)."""
         if not self.input_is_parallel:
             input_ = mappings.scatter_to_model_parallel_region(input_)
         bias = None if self.skip_bias_add else self.bias

@@ -92,14 +92,14 @@ def deferred_initialization() -> Iterator[None]:
 def make_parameter(spec: ParameterSpec, device: torch.device | str | None = None) -> torch.nn.Parameter:
     """This rank's part as an fp32 parameter with its spec attached.
 
-    Attributes set: spec, model_parallel (whether it is sharded; DeepSpeed reads it for gradient norms), partition_dim,
+    Attributes set: spec, model_parallel (whether it is cut; gradient norms count others once), partition_dim,
     partition_stride. A layer built on its own gets its values here, from torch's default generator; a model defers
     that to initialize_parameters.
     """
     shape = spec.local_shape(state.get_model_parallel_world_size())
     parameter = torch.nn.Parameter(torch.empty(shape, dtype=torch.float32, device=device))
     parameter.spec = spec
-    parameter.model_parallel = spec.shard_dim is not None and state.get_model_parallel_world_size() > 1
+    parameter.model_parallel = spec.shard_dim is not None
     parameter.partition_dim = -1 if spec.shard_dim is None else spec.shard_dim
     parameter.partition_stride = max(1, len(spec.blocks))
     if not _deferred and not parameter.is_meta:
@@ -108,7 +108,9 @@ def make_parameter(spec: ParameterSpec, device: torch.device | str | None = None
     return parameter
 
 
-def draw_logical(spec: ParameterSpec, generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
+def draw_logical(
+    spec: ParameterSpec, generator: torch.Generator | None, device: torch.device
+) -> torch.Tensor:
     """Initial value of the whole logical tensor, fp32."""
     logical = torch.empty(spec.logical_shape, dtype=torch.float32, device=device)
     spec.init(logical, generator)

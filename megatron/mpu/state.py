@@ -95,7 +95,9 @@ def _axis_lists(world_size: int, tensor_size: int, topology: Any) -> dict[str, l
         return {
             "pipe": [[rank] for rank in range(world_size)],
             "data": [list(range(first, world_size, tensor_size)) for first in range(tensor_size)],
-            "tensor": [list(range(first, first + tensor_size)) for first in range(0, world_size, tensor_size)],
+            "tensor": [
+                list(range(first, first + tensor_size)) for first in range(0, world_size, tensor_size)
+            ],
         }
     assert max(1, topology.get_dim("model")) == tensor_size, "topology and model_parallel_size disagree"
     lists = {name: topology.get_axis_comm_lists(axis) for name, axis in _TOPOLOGY_AXES.items()}

@@ -44,5 +44,7 @@ def make_backend(neox_args, kind: str) -> Backend:
     }
     missing = [key for ability, (key, asked) in wanted.items() if asked and not getattr(able, ability)]
     if missing:
-        raise ConfigError(f"attention type {kind!r} is computed by {name!r}, which lacks {', '.join(missing)}")
+        raise ConfigError(
+            f"attention type {kind!r} is computed by {name!r}, which lacks {', '.join(missing)}"
+        )
     return lookup("attention back-end", name)()

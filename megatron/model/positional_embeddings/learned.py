@@ -9,7 +9,10 @@ from megatron.registry import register
 
 
 class LearnedPositionalEmbedding(torch.nn.Module):
-    """Table of position vectors; `offset` is added to every id (OPT starts at 2). Parameter: weight [max_positions, size]."""
+    """Table of position vectors; `offset` is added to every id (OPT starts at 2).
+
+    Parameter: weight [max_positions, size].
+    """
 
     def __init__(self, max_positions: int, size: int, init_method: InitMethod, offset: int = 0):
         super().__init__()
