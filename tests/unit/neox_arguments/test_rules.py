@@ -92,7 +92,7 @@ BAD = [
 @pytest.mark.parametrize(("changes", "message"), BAD, ids=[message[:40] for _, message in BAD])
 def test_a_mistake_is_named_with_its_keys_and_values(changes, message):
     with pytest.raises(ConfigError) as caught:
-        NeoXArgs.from_dict(minimal(**{**changes}))
+        NeoXArgs.from_dict(minimal(**changes))
     (problem,) = caught.value.problems
     assert message in problem and "\n" not in problem
 
