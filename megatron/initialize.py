@@ -1,5 +1,6 @@
 """Bring one process into the job: device, process group, process grid, random seeds."""
 
+import importlib
 import os
 import random
 from collections.abc import Callable
@@ -42,12 +43,13 @@ def initialize_megatron(neox_args, allow_no_cuda: bool = True) -> Callable | Non
 
 def initialize_distributed(neox_args) -> None:
     """Join torch.distributed through DeepSpeed and lay out the grid with axes pipe, data, model (tensor)."""
+    if not device.has_accelerator():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
     device.set_device()
-    if not device.has_accelerator():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _settle_deepspeed(deepspeed)
     if not torch.distributed.is_initialized():
         for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1")):
             os.environ.setdefault(name, str(value))
@@ -69,6 +71,21 @@ def initialize_distributed(neox_args) -> None:
         )
     topology = PipeModelDataParallelTopology(num_pp=pipe, num_mp=tensor, num_dp=world_size // (pipe * tensor))
     mpu.initialize_model_parallel(tensor, topology=topology, fp32_allreduce=neox_args.fp32_allreduce)
+
+
+def _settle_deepspeed(deepspeed) -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives on CPU and from filling the console.
+
+    The compilation takes a minute on a first start, and a worker killed inside such a collective leaves a segment in
+    /dev/shm that the next start would wait for; gloo has neither fault.
+    """
+    # Not `from deepspeed.comm import torch`, which is the torch package itself.
+    torch_backend = importlib.import_module("deepspeed.comm.torch")
+    if not device.has_accelerator():
+        torch_backend.build_shm_op = lambda: None
+        # DeepSpeed asks whether the CPU has fp16 instructions; torch computes fp16 without them too, only slower.
+        deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
+    deepspeed.utils.logger.setLevel(os.environ.get("LOGLEVEL", "WARNING").upper())
 
 
 def set_random_seed(seed: int) -> None:

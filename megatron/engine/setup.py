@@ -80,7 +80,7 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
         optimizer=optimizer,
         lr_scheduler=scheduler,
         dist_init_required=False,
-        config=neox_args.deepspeed_config,
+        config=engine_config(neox_args),
         # A pipeline brings its own grid.
         mpu=None if neox_args.is_pipe_parallel else mpu,
     )
@@ -92,6 +92,21 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
     restore_full_precision_masters(engine, neox_args)
     print_rank_0(f"parameters of this rank: {sum(p.numel() for p in model.parameters()):,}")
     return engine, optimizer, scheduler
+
+
+def engine_config(neox_args) -> dict:
+    """DeepSpeed's dictionary for the engine.
+
+    In 16 bit DeepSpeed keeps fp32 masters and accumulates in fp32 only inside its ZeRO optimizers, so such a run with
+    ZeRO off uses stage 1, which changes where states live but not what is computed.
+    """
+    config = dict(neox_args.deepspeed_config)
+    # The optimizer is built here.
+    config.pop("optimizer", None)
+    config["zero_allow_untested_optimizer"] = True
+    if neox_args.precision != "fp32" and neox_args.zero_stage == 0:
+        config["zero_optimization"] = {**config["zero_optimization"], "stage": 1}
+    return config
 
 
 def restore_full_precision_masters(engine, neox_args) -> None:

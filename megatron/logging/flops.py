@@ -5,7 +5,8 @@ once, of the backward pass twice; attention scores over the full s x s square, a
 Model FLOPs (MFU) leave recomputation out; hardware FLOPs (HFU) count the forward pass of recomputed layers again.
 """
 
-from megatron.model.sizes import mlp_widths
+from megatron.model.activations import get_activation
+from megatron.model.mlp import checked_mlp_sizes
 
 FORWARD_AND_BACKWARD = 3
 WITH_RECOMPUTATION = 4
@@ -26,7 +27,8 @@ def _flops(neox_args, passes: int) -> float:
     tokens = neox_args.train_batch_size * sequence
     heads = neox_args.num_attention_heads
     kv_width = (neox_args.num_kv_heads or heads) * (hidden // heads)
-    up, down = mlp_widths(neox_args)
+    gated = get_activation(neox_args)[1]
+    up, down = checked_mlp_sizes(neox_args, neox_args.mlp_multiple_of, gated)
     layer_weights = hidden * (hidden + 2 * kv_width) + hidden * hidden + hidden * up + down * hidden
     layers = neox_args.num_layers * (2 * layer_weights + 4 * sequence * hidden) * passes
     # The output layer is never recomputed.

@@ -38,6 +38,11 @@ def single_process(architecture: str) -> dict:
     return train_in_layout(dict(ARCHITECTURES[architecture]))
 
 
+@functools.cache
+def fifty_steps_in_fp32() -> list[float]:
+    return train_in_layout({}, steps=50, with_gradients=False)["losses"]
+
+
 def assert_same_training(result: dict, reference: dict) -> None:
     assert result["losses"] == pytest.approx(reference["losses"], rel=1e-5)
     assert result["losses"][-1] < 0.9 * result["losses"][0]
@@ -61,12 +66,14 @@ def test_tied_sequential_residual_trains_the_same_in_every_layout(layout):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "fp16"])
-@pytest.mark.parametrize("layout", ["dp2", "pp2"])
-def test_half_precision_with_zero_1_follows_the_fp32_loss(precision, layout):
-    settings = {**LAYOUTS[layout], "precision": precision, "zero_optimization": {"stage": 1}}
+@pytest.mark.parametrize(
+    ("layout", "stage"), [("dp2", 1), ("pp2", 1), ("1x4", 0), ("pp2 1x4", 1), ("tp2+sp", 1), ("dp2+zero3", 3)]
+)
+def test_half_precision_follows_the_fp32_loss(precision, layout, stage):
+    settings = {**LAYOUTS[layout], "precision": precision, "zero_optimization": {"stage": stage}}
     if precision == "fp16":
         settings["fp16"] = {"enabled": True, "initial_scale_power": 10}
-    reference = train_in_layout({}, steps=50, with_gradients=False)["losses"]
+    reference = fifty_steps_in_fp32()
     losses = train_in_layout(settings, steps=50, with_gradients=False)["losses"]
     assert losses == pytest.approx(reference, rel=1e-2)
     assert torch.tensor(losses).isfinite().all()

@@ -1,0 +1,137 @@
+"""Whatever moment a worker dies at, the same command goes on as if nothing had happened."""
+
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from tests.common.runs import prepare_corpus, run_command, start_command, write_config
+
+ITERATIONS, KILLS, PROCESSES = 60, 10, 2
+COMMAND = ["deepy.py", "train.py"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs")
+    return directory, prepare_corpus(directory)
+
+
+def config(directory: Path, data: str, name: str, **settings) -> str:
+    folder = str(directory / name)
+    defaults = {
+        "data_path": data, "save": folder, "load": folder, "checkpoint_factor": 4, "train_iters": ITERATIONS,
+        "lr_decay_iters": ITERATIONS, "log_interval": 1, "num_gpus": PROCESSES, "hidden_dropout": 0.1,
+        "keep_last_n_checkpoints": 2, "zero_optimization": {"stage": 1}, "master_port": random.randint(20000, 30000),
+    }  # fmt: skip
+    return write_config(directory, f"{name}.yml", **defaults | settings)
+
+
+def final_state(folder: Path) -> dict:
+    """Every tensor of the last checkpoint, by file and path."""
+    from megatron.checkpointing.safe_engine import load_file
+
+    found = {}
+
+    def collect(prefix, value):
+        if isinstance(value, torch.Tensor):
+            found[prefix] = value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                collect(f"{prefix}/{key}", item)
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                collect(f"{prefix}/{index}", item)
+
+    for path in sorted((folder / f"global_step{ITERATIONS}").glob("*.pt")):
+        collect(path.name, load_file(path))
+    return found
+
+
+def workers(launcher: int) -> list[psutil.Process]:
+    """The training processes below the launcher."""
+    try:
+        children = psutil.Process(launcher).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in children if "train.py" in " ".join(_command_line(child))]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def kill_one_worker(job, log: Path, folder: Path, choice: random.Random) -> list[psutil.Process]:
+    """Wait for a random moment after the first step of this start, or for a save in progress, and kill -9 a worker."""
+    while_saving = choice.random() < 0.4
+    delay = choice.uniform(0.0, 0.6)
+    begun = None
+    while job.poll() is None:
+        if begun is None and re.search(r"iteration +\d+/", log.read_text(errors="replace")):
+            begun = time.monotonic()
+        saving = any(folder.glob(".global_step*.partial"))
+        if begun is not None and (saving if while_saving else time.monotonic() - begun > delay):
+            break
+        time.sleep(0.001)
+    alive = workers(job.pid)
+    if alive:
+        choice.choice(alive).send_signal(signal.SIGKILL)
+    return alive
+
+
+def test_ten_kills_at_random_moments_leave_no_trace_in_the_final_state(workplace):
+    directory, data = workplace
+    run_command([*COMMAND, config(directory, data, "straight")], directory)
+    name = config(directory, data, "killed")
+    choice = random.Random(20)
+    folder, kills = directory / "killed", 0
+    for attempt in range(KILLS):
+        log = directory / f"attempt{attempt}.log"
+        with log.open("w") as output:
+            job = start_command([*COMMAND, name], directory, output)
+            alive = kill_one_worker(job, log, folder, choice)
+            status = job.wait(60)
+        if not alive:
+            assert status == 0
+            break
+        kills += 1
+        assert status != 0
+        assert "died" in log.read_text() or "signal" in log.read_text().lower()
+        assert not any(process.is_running() and process.status() != "zombie" for process in alive), "orphans"
+    assert kills >= 5
+    run_command([*COMMAND, name], directory)
+    straight, killed = final_state(directory / "straight"), final_state(folder)
+    assert straight.keys() == killed.keys()
+    differing = [key for key in straight if not torch.equal(straight[key], killed[key])]
+    assert not differing
+    assert len(straight) > 20
+
+
+def test_terminated_run_saves_exits_cleanly_and_resumes_bit_exact(workplace):
+    directory, data = workplace
+    settings = {"num_gpus": 1, "checkpoint_factor": 1000, "zero_optimization": {"stage": 0}}
+    run_command([*COMMAND, config(directory, data, "whole", **settings)], directory)
+    name = config(directory, data, "terminated", **settings)
+    log = directory / "terminated.log"
+    with log.open("w") as output:
+        job = start_command([*COMMAND, name], directory, output)
+        while job.poll() is None and not re.search(r"iteration +5/", log.read_text(errors="replace")):
+            time.sleep(0.002)
+        os.kill(job.pid, signal.SIGTERM)
+        assert job.wait(60) == 0, log.read_text()
+    (saved,) = (directory / "terminated").glob("global_step*")
+    assert saved.name != f"global_step{ITERATIONS}"
+    assert "exiting the program at iteration" in log.read_text()
+    run_command([*COMMAND, name], directory)
+    whole, terminated = final_state(directory / "whole"), final_state(directory / "terminated")
+    assert whole.keys() == terminated.keys()
+    assert all(torch.equal(whole[key], terminated[key]) for key in whole)
