@@ -3,6 +3,7 @@
 import importlib
 import os
 import random
+import socket
 from collections.abc import Callable
 
 import numpy
@@ -51,8 +52,10 @@ def initialize_distributed(neox_args) -> None:
     device.set_device()
     _settle_deepspeed(deepspeed)
     if not torch.distributed.is_initialized():
-        for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1")):
-            os.environ.setdefault(name, str(value))
+        if "RANK" not in os.environ:
+            # Started without a launcher: a job of one process, whose port is nobody else's business.
+            alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+            os.environ.update({name: str(value) for name, value in alone.items()})
         deepspeed.init_distributed(
             dist_backend=device.backend(neox_args.distributed_backend),
             auto_mpi_discovery=neox_args.deepspeed_mpi,
@@ -71,6 +74,12 @@ def initialize_distributed(neox_args) -> None:
         )
     topology = PipeModelDataParallelTopology(num_pp=pipe, num_mp=tensor, num_dp=world_size // (pipe * tensor))
     mpu.initialize_model_parallel(tensor, topology=topology, fp32_allreduce=neox_args.fp32_allreduce)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def _settle_deepspeed(deepspeed) -> None:

@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -21,6 +20,8 @@ import torch
 
 from megatron.common import device as door
 from megatron.common.errors import ConfigError, run_main
+from megatron.logging.flops import model_flops_per_iteration
+from megatron.neox_arguments import NeoXArgs
 from tools.benchmarks.plain_gpt import PlainGPT
 from tools.benchmarks.table import print_table
 
@@ -34,13 +35,8 @@ SHAPES = {
 LEARNING_RATE = 1e-4
 
 
-def our_side(shape: tuple, micro_batch: int, precision: str):
-    """A function that makes one step of this project's training on a list of micro-batches."""
-    from megatron.common.timers import Timers
-    from megatron.initialize import initialize_megatron
-    from megatron.neox_arguments import NeoXArgs
-    from megatron.training import setup_model_and_optimizer, train_step
-
+def configuration(shape: tuple, micro_batch: int, precision: str) -> NeoXArgs:
+    """The config of a run on this project's side."""
     layers, hidden, heads, sequence, vocabulary, tokens = shape
     neox_args = NeoXArgs.from_dict(
         {
@@ -56,6 +52,15 @@ def our_side(shape: tuple, micro_batch: int, precision: str):
     neox_args.configure_distributed_args()
     neox_args.build_tokenizer()
     neox_args.padded_vocab_size = vocabulary
+    return neox_args
+
+
+def our_side(neox_args: NeoXArgs):
+    """A function that makes one step of this project's training on a list of micro-batches."""
+    from megatron.common.timers import Timers
+    from megatron.initialize import initialize_megatron
+    from megatron.training import setup_model_and_optimizer, train_step
+
     initialize_megatron(neox_args)
     engine, optimizer, scheduler, _ = setup_model_and_optimizer(neox_args)
     engine.train()
@@ -112,20 +117,6 @@ def measure(sides: dict, batch: list[torch.Tensor], rounds: int, steps: int) -> 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def training_flops(shape: tuple) -> float:
-    """Model FLOPs of a step."""
-    from megatron.logging.flops import model_flops_per_iteration
-
-    layers, hidden, heads, sequence, vocabulary, tokens = shape
-    return model_flops_per_iteration(
-        SimpleNamespace(
-            num_layers=layers, hidden_size=hidden, num_attention_heads=heads, num_kv_heads=None, seq_length=sequence,
-            padded_vocab_size=vocabulary, train_batch_size=tokens // sequence, intermediate_size=None,
-            expansion_factor=None, mlp_multiple_of=1, activation="gelu",
-        )
-    )  # fmt: skip
-
-
 def with_peak_memory(build, batch: list[torch.Tensor]):
     """Build a side and make its first step. Returns: (side, GB of device memory it needs at its peak, None on CPU)."""
     if not door.has_accelerator():
@@ -156,13 +147,14 @@ def main() -> None:
     samples = torch.randint(vocabulary, (tokens // sequence, sequence + 1), generator=generator)
     batch = list(samples.split(micro_batch))
 
+    neox_args = configuration(shape, micro_batch, precision)
     builders = {
-        "this project": lambda: our_side(shape, micro_batch, precision),
+        "this project": lambda: our_side(neox_args),
         "plain PyTorch": lambda: plain_side(shape, precision),
     }
     built = {name: with_peak_memory(build, batch) for name, build in builders.items()}
     sides = {name: side for name, (side, _) in built.items()}
-    flops = training_flops(shape)
+    flops = model_flops_per_iteration(neox_args)
     seconds = measure(sides, batch, options.rounds, options.steps)
     rows = []
     for name, value in seconds.items():
