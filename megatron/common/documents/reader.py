@@ -1,5 +1,6 @@
 """From input paths to blocks of documents."""
 
+import gzip
 import os
 import tarfile
 import zipfile
@@ -143,12 +144,18 @@ class _Reader:
 
 
 def _tar_members(file: IO[bytes], compression: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(fileobj=file, mode="r|gz" if compression else "r:") as archive:
+    # gzip here and not in tarfile, which takes a truncated stream for a whole one.
+    source = gzip.GzipFile(fileobj=file) if compression else file
+    with tarfile.open(fileobj=source, mode="r|" if compression else "r:") as archive:
         while (member := archive.next()) is not None:
             opened = archive.extractfile(member) if member.isfile() else None
             if opened is not None and not Path(member.name).name.startswith("."):
                 yield member.name, opened
             archive.members = []  # type: ignore[attr-defined]  # else the list of millions of members stays in memory
+        if not compression:
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise EOFError("the archive ends in the middle of a header")
 
 
 def _zip_members(file: IO[bytes], compression: str) -> Iterator[tuple[str, IO[bytes]]]:
