@@ -27,7 +27,8 @@ _STARTERS = {
 class Job:
     """One script on the slots of some hosts.
 
-    hosts: slots by host; is_local: this machine alone, started by our own launcher; on_gpus: slots are devices.
+    hosts: slots by host; is_local: this machine alone, started by our own launcher; on_gpus: slots are devices;
+    owns_interrupt: Ctrl-C is for the script, which has a conversation on the terminal, not a wish to end the job.
     """
 
     script: str
@@ -37,6 +38,7 @@ class Job:
     on_gpus: bool
     master_addr: str
     master_port: int
+    owns_interrupt: bool = False
 
     @property
     def size(self) -> int:
@@ -84,6 +86,7 @@ def resolve(args: Any, arguments: list[str]) -> Job:
         on_gpus=bool(devices) or not is_local,
         master_addr=args.master_addr or ("127.0.0.1" if is_local else next(iter(pool), "")),
         master_port=_port(args.master_port),
+        owns_interrupt=args.text_gen_type == "interactive",
     )
     if pool and job.size != args.global_num_gpus:
         raise LaunchError(

@@ -138,6 +138,9 @@ class _Watch:
         return restore
 
     def _forward(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and self._job.owns_interrupt:
+            self._signal_all(number)
+            return
         self._signals += 1
         if self._signals == 1:
             print_rank_0(

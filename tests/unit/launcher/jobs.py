@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 30
 DRIVER = """
 import sys
 from megatron.launcher import Job, run_local
-job = Job({script!r}, {arguments!r}, {{"localhost": list(range({size}))}}, True, False, "127.0.0.1", 29500)
+job = Job({script!r}, {arguments!r}, {{"localhost": list(range({size}))}}, True, False, "127.0.0.1", 29500, {conversation})
 sys.exit(run_local(job))
 """
 # A worker that fails as the entry scripts do.
@@ -25,13 +25,15 @@ here = Path(__file__).parent
 """
 
 
-def start(folder: Path, script: str, size: int = 2, arguments: tuple[str, ...] = ()) -> subprocess.Popen:
+def start(
+    folder: Path, script: str, size: int = 2, arguments: tuple[str, ...] = (), conversation: bool = False
+) -> subprocess.Popen:
     """Start the launcher on a worker script."""
     path = folder / "worker.py"
     path.write_text(WORKER_HEAD + script)
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     environment["PYTHONPATH"] = str(ROOT)
-    driver = DRIVER.format(script=str(path), arguments=arguments, size=size)
+    driver = DRIVER.format(script=str(path), arguments=arguments, size=size, conversation=conversation)
     return subprocess.Popen(
         [sys.executable, "-c", driver],
         env=environment,

@@ -176,3 +176,20 @@ def test_only_the_first_worker_reads_the_terminal(tmp_path):
     process = start(tmp_path, "(here / f'read_{rank}').write_text(sys.stdin.readline())\n")
     process.communicate("a prompt\n", timeout=30)
     assert [(tmp_path / f"read_{rank}").read_text() for rank in range(2)] == ["a prompt\n", ""]
+
+
+def test_an_interrupt_of_a_conversation_is_passed_on_every_time_and_ends_nothing(tmp_path):
+    script = """
+caught = []
+signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+for count in range(4):
+    (here / f"caught_{count}_{rank}").write_text("")
+    while len(caught) <= count < 3:
+        time.sleep(0.01)
+"""
+    process = start(tmp_path, script, conversation=True)
+    for count in range(3):
+        seen = [tmp_path / f"caught_{count}_{rank}" for rank in range(2)]
+        assert wait_for(lambda seen=seen: all(path.exists() for path in seen))
+        process.send_signal(signal.SIGINT)
+    assert finish(process) == (0, "", "")
