@@ -12,7 +12,8 @@ PATIENCE_SECONDS = 30
 DRIVER = """
 import sys
 from megatron.launcher import Job, run_local
-job = Job({script!r}, {arguments!r}, {{"localhost": list(range({size}))}}, True, False, "127.0.0.1", 29500, {conversation})
+hosts = {{"localhost": list(range({size}))}}
+job = Job({script!r}, {arguments!r}, hosts, True, False, "127.0.0.1", 29500, {conversation})
 sys.exit(run_local(job))
 """
 # A worker that fails as the entry scripts do.

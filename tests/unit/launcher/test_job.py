@@ -14,7 +14,7 @@ from megatron.launcher.worker_environment import visible_devices, worker_environ
 
 def args(**changes) -> SimpleNamespace:
     """The launcher's part of a NeoXArgs."""
-    keys = dict.fromkeys(("hostfile", "include", "exclude", "num_gpus", "master_addr"))
+    keys = dict.fromkeys(("hostfile", "include", "exclude", "num_gpus", "master_addr", "text_gen_type"))
     keys |= {"num_nodes": -1, "master_port": 29500, "force_multi": False, "global_num_gpus": 1}
     return SimpleNamespace(**{**keys, "user_script": __file__, **changes})
 
