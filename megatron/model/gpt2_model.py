@@ -17,8 +17,8 @@ from megatron.model.layers import (
     gpt2_attention_mask_func,
     layer_specs,
 )
-from megatron.model.sequential import TiedLayer, checkpoint_function, checkpoint_interval, finish_model
-from megatron.model.utils import InferenceModes, SequentialWrapper, run_layers
+from megatron.model.sequential import checkpoint_function, checkpoint_interval, finish_model
+from megatron.model.utils import InferenceModes, SequentialWrapper, TiedLayer, run_layers
 
 __all__ = ["GPT2ModelPipe", "cross_entropy", "gpt2_attention_mask_func"]
 
@@ -64,6 +64,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
     ):
         self.neox_args = neox_args
         self.parallel_output = parallel_output
+        self.sequence_parallel = neox_args.sequence_parallel
         specs = layer_specs(neox_args, parallel_output, num_tokentypes, use_cache)
         default_loss = functools.partial(cross_entropy, _fp16=neox_args.fp16_lm_cross_entropy)
         # DeepSpeed prints the layer table from its constructor.
@@ -115,6 +116,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
             self.checkpoint,
             parent_class_name=type(self).__name__,
             parallel_output=self.parallel_output,
+            sequence_parallel=self.sequence_parallel,
         )
 
 

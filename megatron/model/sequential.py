@@ -7,25 +7,7 @@ import torch
 
 from megatron import mpu
 from megatron.model.layers import ModuleSpec, TiedSpec, layer_specs
-from megatron.model.utils import SequentialWrapper, mark_norms_for_sequence_parallel_grad_sync
-
-
-class TiedLayer:
-    """function(module, inputs) as a function of inputs; the module's parameters stay with the layer that owns it."""
-
-    def __init__(self, function: Callable, module: torch.nn.Module):
-        self.function, self.module = function, module
-
-    @property
-    def parallel_output(self) -> bool:
-        return self.function.parallel_output
-
-    @parallel_output.setter
-    def parallel_output(self, value: bool) -> None:
-        self.function.parallel_output = value
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.function(self.module, inputs)
+from megatron.model.utils import SequentialWrapper, TiedLayer, mark_norms_for_sequence_parallel_grad_sync
 
 
 def checkpoint_function(neox_args) -> Callable:
@@ -54,6 +36,7 @@ def build_sequential(
         checkpoint_interval(neox_args),
         checkpoint_function(neox_args),
         parallel_output=parallel_output,
+        sequence_parallel=neox_args.sequence_parallel,
     )
     finish_model(model, neox_args)
     return model

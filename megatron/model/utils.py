@@ -27,6 +27,16 @@ class Lambda(torch.nn.Module):
         return self.func(x)
 
 
+class TiedLayer:
+    """function(module, inputs) as a layer; the module's parameters stay with the layer that owns it."""
+
+    def __init__(self, function: Callable, module: torch.nn.Module):
+        self.function, self.module = function, module
+
+    def __call__(self, inputs: Any) -> Any:
+        return self.function(self.module, inputs)
+
+
 def recursive_setattr(
     m: torch.nn.Module,
     attr: str,
@@ -90,8 +100,8 @@ class _Stretch:
 class InferenceModes:
     """Switching a model between training and inference; mixed into the model classes.
 
-    The class supplies output_layers(): the objects whose `parallel_output` says whether logits stay cut over the
-    ranks.
+    The class supplies output_layers(), the objects whose `parallel_output` says whether logits stay cut over the
+    ranks, and has the attributes parallel_output and sequence_parallel as it was built.
     """
 
     def output_layers(self) -> list[Any]:
@@ -100,18 +110,27 @@ class InferenceModes:
     def inference_mode(self, use_cache: bool = True) -> None:
         """Evaluation mode, logits gathered over the tensor-parallel ranks, keys and values cached if asked for."""
         self.eval()
-        self._set_modes(use_cache=use_cache, parallel_output=False)
+        # A single new token cannot be cut over the ranks, so inference leaves the sequence whole.
+        self._set_modes(use_cache=use_cache, parallel_output=False, sequence_parallel=False)
 
     def train_mode(self) -> None:
         """Training mode as the model was built."""
         self.train()
-        self._set_modes(use_cache=False, parallel_output=self.parallel_output)
+        self._set_modes(
+            use_cache=False, parallel_output=self.parallel_output, sequence_parallel=self.sequence_parallel
+        )
 
-    def _set_modes(self, use_cache: bool, parallel_output: bool) -> None:
+    def _set_modes(self, use_cache: bool, parallel_output: bool, sequence_parallel: bool) -> None:
         self.clear_cache()
-        recursive_setattr(self, "use_cache", use_cache, bool)
+        for module in self.modules():
+            if module is not self and hasattr(module, "sequence_parallel"):
+                module.sequence_parallel = sequence_parallel
+            if hasattr(module, "use_cache"):
+                module.use_cache = use_cache
         for layer in self.output_layers():
             layer.parallel_output = parallel_output
+            if hasattr(layer, "sequence_parallel"):
+                layer.sequence_parallel = sequence_parallel
 
     def clear_cache(self) -> None:
         """Forget cached keys and values."""
@@ -129,6 +148,7 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         activation_checkpoint_func: like mpu.checkpoint.
         parent_class_name: class of the model that the layers come from, if any.
         parallel_output: in training, logits stay cut over the tensor-parallel ranks.
+        sequence_parallel: in training, blocks work on a part of the sequence.
     """
 
     def __init__(
@@ -138,6 +158,7 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         activation_checkpoint_func: Callable[..., Any],
         parent_class_name: str | None = None,
         parallel_output: bool = True,
+        sequence_parallel: bool = False,
     ):
         super().__init__()
         modules = [layer if isinstance(layer, torch.nn.Module) else Lambda(layer) for layer in layers]
@@ -146,6 +167,7 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         self.activation_checkpoint_func = activation_checkpoint_func
         self.parent_class_name = parent_class_name
         self.parallel_output = parallel_output
+        self.sequence_parallel = sequence_parallel
         self.batch_fn: Callable | None = None
 
     def set_batch_fn(self, fn: Callable | None) -> None:
@@ -153,7 +175,8 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         self.batch_fn = fn
 
     def output_layers(self) -> list[Any]:
-        layers = [layer.func if isinstance(layer, Lambda) else layer for layer in self.sequential]
+        functions = [layer.func if isinstance(layer, Lambda) else layer for layer in self.sequential]
+        layers = [layer.function if isinstance(layer, TiedLayer) else layer for layer in functions]
         return [layer for layer in layers if hasattr(layer, "parallel_output")]
 
     def logical_named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:

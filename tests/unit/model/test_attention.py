@@ -1,0 +1,144 @@
+import math
+import sys
+import types
+
+import pytest
+import torch
+
+from megatron.common.errors import ConfigError
+from megatron.model.attention import KeyValueCache, ParallelSelfAttention, flash
+from megatron.model.attention.backend import make_backend
+from megatron.model.init_functions import init_method_normal
+from megatron.mpu.parameters import local_slice
+from megatron.registry import lookup
+from tests.common.models import model_args
+
+
+def sdpa():
+    return lookup("attention back-end", "sdpa")()
+
+
+def explicit_attention(query, key, value, scale):
+    """The textbook formula, with the last query at the last key."""
+    key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+    queries, keys = query.shape[2], key.shape[2]
+    scores = query @ key.transpose(-1, -2) * scale
+    future = torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries)
+    return scores.masked_fill(future, -torch.inf).softmax(-1) @ value
+
+
+@pytest.mark.parametrize("queries, keys", [(7, 7), (1, 7), (3, 7), (1, 1)])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_sdpa_equals_the_formula(queries, keys, kv_heads):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, queries, 8, generator=generator)
+    key, value = (torch.randn(2, kv_heads, keys, 8, generator=generator) for _ in range(2))
+    output = sdpa()(query, key, value, scale=0.3, dropout=0.0)
+    torch.testing.assert_close(output, explicit_attention(query, key, value, 0.3))
+
+
+def test_sdpa_drops_softmax_weights():
+    query, key = torch.zeros(1, 1, 64, 8), torch.zeros(1, 1, 64, 8)
+    value = torch.ones(1, 1, 64, 8)
+    torch.manual_seed(0)
+    output = sdpa()(query, key, value, scale=1.0, dropout=0.5)
+    # equal weights: the last row keeps about half of 64 of them, each doubled
+    assert output[0, 0, -1, 0].item() != 1.0
+    assert output[0, 0, 32:].mean().item() == pytest.approx(1.0, abs=0.15)
+
+
+def attention_layer(**keys):
+    args = model_args(pos_emb="learned", **keys)
+    init = init_method_normal(0.3)
+    layer = ParallelSelfAttention(args, None, init, init, layer_number=1)
+    return layer.eval()
+
+
+def test_projection_rows_are_query_key_value_of_each_head():
+    # golden: q00 q01 k00 k01 v00 v01 q10 ... for heads of size 2
+    layer = attention_layer(hidden_size=8)
+    rows = torch.arange(24.0).view(1, 1, 24)
+    query, key, value = layer._split_heads(rows)
+    assert query[0, 0].tolist() == [[0, 1], [6, 7], [12, 13], [18, 19]]
+    assert key[0, 0].tolist() == [[2, 3], [8, 9], [14, 15], [20, 21]]
+    assert value[0, 0].tolist() == [[4, 5], [10, 11], [16, 17], [22, 23]]
+
+
+def test_grouped_projection_rows_are_all_queries_then_keys_then_values_of_each_rank():
+    layer = attention_layer(hidden_size=8, num_kv_heads=2)
+    spec = layer.query_key_value.weight.spec
+    assert spec.logical_shape == (16, 8) and spec.blocks == (8, 4, 4)
+    rows = torch.arange(16.0).view(16, 1).expand(16, 8)
+    of_second_rank = local_slice(rows, spec, 1, 2)[:, 0].tolist()
+    assert of_second_rank == [4, 5, 6, 7, 10, 11, 14, 15]
+    query, key, value = layer._split_grouped(torch.arange(16.0).view(1, 1, 16))
+    assert query[0, 0].flatten().tolist() == list(range(8))
+    assert key[0, 0].flatten().tolist() == [8, 9, 10, 11]
+    assert value[0, 0].flatten().tolist() == [12, 13, 14, 15]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_layer_equals_the_formula(kv_heads, bias):
+    layer = attention_layer(num_kv_heads=kv_heads, use_bias_in_attn_linear=bias)
+    hidden = torch.randn(7, 2, 24)
+    if bias:
+        for linear in (layer.query_key_value, layer.dense):
+            torch.nn.init.normal_(linear.bias)
+    output, skipped = layer(hidden)
+    assert skipped is None and (layer.dense.bias is not None) == bias
+    qkv = torch.nn.functional.linear(hidden, layer.query_key_value.weight, layer.query_key_value.bias)
+    if kv_heads == 4:
+        query, key, value = qkv.view(7, 2, 4, 3, 6).unbind(3)
+    else:
+        query, key, value = qkv.view(7, 2, 8, 6).split((4, 2, 2), 2)
+    query, key, value = (t.permute(1, 2, 0, 3) for t in (query, key, value))
+    context = explicit_attention(query, key, value, 1 / math.sqrt(6))
+    expected = torch.nn.functional.linear(
+        context.permute(2, 0, 1, 3).reshape(7, 2, 24), layer.dense.weight, layer.dense.bias
+    )
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_cache_returns_everything_appended_so_far():
+    cache = KeyValueCache()
+    keys, values = torch.randn(2, 3, 200, 4), torch.randn(2, 3, 200, 4)
+    start = 0
+    for count in (5, 1, 1, 70, 123):
+        key, value = cache.append(keys[:, :, start : start + count], values[:, :, start : start + count])
+        start += count
+        assert cache.length == start
+        assert torch.equal(key, keys[:, :, :start]) and torch.equal(value, values[:, :, :start])
+
+
+@pytest.mark.parametrize(
+    "key, value, named", [("sliding_window_width", 4, "sliding_window_width"), ("pos_emb", "alibi", "alibi")]
+)
+def test_what_the_back_end_cannot_do_is_refused_by_the_name_of_the_key(key, value, named):
+    args = model_args()
+    setattr(args, key, value)
+    with pytest.raises(ConfigError, match=f"'global' is computed by 'sdpa', which lacks {named}|{named}"):
+        make_backend(args, "global")
+
+
+def fake_flash_attn(query, key, value, dropout_p, softmax_scale, causal):
+    """The package's function on CPU: [b, s, n, d]."""
+    assert causal and dropout_p == 0.0
+    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+    return explicit_attention(query, key, value, softmax_scale).transpose(1, 2)
+
+
+def test_flash_attn_is_used_when_it_is_installed_on_a_gpu_for_16_bit_runs(monkeypatch):
+    module = types.ModuleType("flash_attn")
+    module.flash_attn_func = fake_flash_attn
+    module.__spec__ = types.SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    choose = lookup("attention", "flash")
+    half = model_args(precision="bfloat16")
+    assert choose(half) == "sdpa"  # no GPU
+    monkeypatch.setattr(flash, "has_accelerator", lambda: True)
+    assert choose(half) == "flash_attn"
+    assert choose(model_args()) == "sdpa"  # fp32
+    query, key, value = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
+    output = lookup("attention back-end", "flash_attn")()(query, key, value, scale=0.3, dropout=0.0)
+    torch.testing.assert_close(output, sdpa()(query, key, value, scale=0.3, dropout=0.0))
