@@ -83,6 +83,7 @@ class NeoXArgs(
     """
 
     dry_run = False
+    assumes_devices = False
     tokenizer = None
     tensorboard_writer = None
     adlr_autoresume_object = None
@@ -131,10 +132,9 @@ class NeoXArgs(
         files, overrides, dry_run = command_line.parse_deepy(input_args)
         values, texts = read_files(files)
         values = {**values, "config_files": texts, **overrides}
-        if dry_run:
-            values = assume_devices(values)
-        args = cls.from_dict(values)
-        args.dry_run = dry_run
+        planned = assume_devices(values) if dry_run else values
+        args = cls.from_dict(planned)
+        args.dry_run, args.assumes_devices = dry_run, planned != values
         return args
 
     @classmethod
@@ -304,13 +304,18 @@ class NeoXArgs(
 
     # Launch
 
-    def worker_arguments(self) -> list[str]:
-        """Command line of user_script that carries this configuration to it."""
+    def worker_arguments(self, may_write: bool = True) -> list[str]:
+        """Command line of user_script that carries this configuration to it.
+
+        Args: may_write: put a configuration that is too long for a command line into a file.
+        """
+        values, folder = self.handover(), self.save or self.log_dir
+        carried = command_line.hand_over(values, folder) if may_write else command_line.encode(values)
         return [
             "--deepspeed_config",
             command_line.encode(self.deepspeed_config),
             "--megatron_config",
-            command_line.hand_over(self.handover(), self.save or self.log_dir),
+            carried,
         ]
 
     def get_deepspeed_main_args(self) -> list[str]:

@@ -61,8 +61,7 @@ def assume_devices(values: dict[str, Any]) -> dict[str, Any]:
         grid *= max(1, size) if isinstance(size, int) else 1
     if any(values.get(key) is not None for key in ("global_num_gpus", "hostfile", "include", "num_gpus")):
         return values
-    here = accelerator_count()
-    return values if here and here % grid == 0 else {**values, "global_num_gpus": grid}
+    return values if (accelerator_count() or 1) % grid == 0 else {**values, "global_num_gpus": grid}
 
 
 @derives("model_parallel_size", "pipe_parallel_size", writes=("model_parallel_size", "is_pipe_parallel"))

@@ -1,0 +1,146 @@
+"""deepy.py from outside, and every shipped configuration."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron.neox_arguments import NeoXArgs
+from megatron.neox_arguments.derive import assume_devices
+from megatron.neox_arguments.loading import read_files
+from megatron.planning.report import describe_plan
+from tests.unit.neox_arguments.basic import minimal
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path for kind in ("yml", "json") for path in (ROOT / "configs").rglob(f"*.{kind}"))
+WORKER = """
+import json, os, sys
+from megatron.neox_arguments import NeoXArgs
+args = NeoXArgs.consume_neox_args()
+args.configure_distributed_args()
+record = [args.rank, args.world_size, args.hidden_size, args.config_files, "torch" in sys.modules]
+open(f"said_{args.rank}.json", "w").write(json.dumps(record))
+"""
+
+
+def deepy(*arguments, cwd) -> subprocess.CompletedProcess:
+    """Run deepy.py to its end."""
+    skipped = ("RANK", "WORLD_SIZE", "DLTS_HOSTFILE", "MASTER_PORT", "MASTER_ADDR")
+    environment = {key: value for key, value in os.environ.items() if key not in skipped}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "deepy.py"), *map(str, arguments)],
+        cwd=cwd,
+        env={**environment, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a worker script and a configuration for two processes."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    config = minimal(global_num_gpus=None, num_gpus=2, master_port=free_port())
+    (tmp_path / "model.yml").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_the_configuration_reaches_every_worker(folder):
+    done = deepy("worker.py", "model", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads((folder / f"said_{rank}.json").read_text()) for rank in range(2)]
+    texts = {"model.yml": (folder / "model.yml").read_text()}
+    assert said == [[rank, 2, 64, texts, False] for rank in range(2)]
+    assert "hidden_size" in done.stdout and "seed" not in done.stdout
+    assert "worker.py on 2 CPU processes (localhost slots 0-1)" in done.stdout
+
+
+def test_torchrun_style_variables_start_a_script_as_well(folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    subprocess.run([sys.executable, "worker.py", "model.yml"], cwd=folder, env=environment, check=True)
+    assert json.loads((folder / "said_1.json").read_text())[:3] == [1, 2, 64]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_sizes": 3}, "error: unknown key 'hidden_sizes'; did you mean 'hidden_size'?"),
+        ({"seed": "one"}, "error: seed='one' must be a whole number"),
+        ({"model_parallel_size": 4}, "error: the job has 2 processes, which is not a multiple of"),
+        (
+            {"include": "elsewhere:0"},
+            "error: include='elsewhere:0' names host 'elsewhere'; known hosts: localhost",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_line(folder, change, message):
+    (folder / "change.yml").write_text(json.dumps(change))
+    done = deepy("worker.py", "model", "change", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line_before_anything_starts(folder):
+    with socket.socket() as listener:
+        listener.bind(("", json.loads((folder / "model.yml").read_text())["master_port"]))
+        listener.listen()
+        done = deepy("worker.py", "model", cwd=folder)
+    assert done.returncode == 1 and not list(folder.glob("said_*"))
+    assert re.fullmatch(
+        r"error: master_port=\d+ is in use on 127.0.0.1; set another one, .*: \d+\n", done.stderr
+    )
+
+
+def test_a_dry_run_starts_nothing_and_writes_nothing(folder):
+    before = sorted(path.name for path in folder.iterdir())
+    done = deepy("worker.py", "model", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "parameters    3,321,600" in done.stdout
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_the_command_of_a_dry_run_can_be_run(folder):
+    plan = deepy("worker.py", "model", "--dry-run", cwd=folder).stdout
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(plan.splitlines()[-1], shell=True, cwd=folder, env=environment, check=True)
+    assert json.loads((folder / "said_0.json").read_text())[:3] == [0, 2, 64]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_shipped_configuration_can_be_planned(path, monkeypatch, tmp_path):
+    values, texts = read_files([path])
+    if "num_layers" not in values:
+        values = {**read_files([ROOT / "configs" / "125M.yml"])[0], **values}
+    monkeypatch.chdir(tmp_path)
+    args = NeoXArgs.from_dict(assume_devices({**values, "user_script": "train.py", "config_files": texts}))
+    assert args.notes() == []
+    plan = describe_plan(args)
+    assert re.search(r"parameters    [0-9,]+\n", plan) and "--megatron_config" in plan
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_deepspeed_accepts_every_shipped_configuration():
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    for path in CONFIGS:
+        values = read_files([path])[0]
+        if "num_layers" in values:
+            args = NeoXArgs.from_dict({**assume_devices(values), "train_iters": 10})
+            config = args.variant(
+                global_num_gpus=None, pipe_parallel_size=0, model_parallel_size=1
+            ).deepspeed_config
+            assert DeepSpeedConfig(config).gradient_clipping == 1.0
