@@ -23,8 +23,6 @@ def build_sample_idx(
     lengths = _lengths(sizes, doc_idx)
     position = offset = 0
     have = next(lengths)
-    while have == 0:
-        have, position = next(lengths), position + 1
     rows = array("q", (position, offset))
     for _ in range(num_samples):
         need = seq_length

@@ -37,14 +37,16 @@ _said: set[Path] = set()
 class StoredMaps:
     """An opened entry: `arrays` by name (read-only), and `facts` that its builder recorded.
 
-    Pickles as its path, so that loader workers map the files themselves.
+    Pickles as its path, so that loader workers map the files themselves; maps in memory have no path.
     """
 
-    directory: Path
+    directory: Path | None
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
 
     def __reduce__(self):
+        if self.directory is None:
+            return StoredMaps, (None, self.arrays, self.facts)
         return _reopen, (self.directory,)
 
 
