@@ -4,6 +4,7 @@ import importlib
 import os
 import random
 import socket
+import warnings
 from collections.abc import Callable
 
 import numpy
@@ -56,12 +57,19 @@ def initialize_distributed(neox_args) -> None:
             # Started without a launcher: a job of one process, whose port is nobody else's business.
             alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
             os.environ.update({name: str(value) for name, value in alone.items()})
-        deepspeed.init_distributed(
-            dist_backend=device.backend(neox_args.distributed_backend),
-            auto_mpi_discovery=neox_args.deepspeed_mpi,
-            distributed_port=int(os.environ.get("MASTER_PORT", DEFAULT_PORT)),
-            verbose=False,
-        )
+        try:
+            deepspeed.init_distributed(
+                dist_backend=device.backend(neox_args.distributed_backend),
+                auto_mpi_discovery=neox_args.deepspeed_mpi,
+                distributed_port=int(os.environ.get("MASTER_PORT", DEFAULT_PORT)),
+                verbose=False,
+            )
+        except torch.distributed.DistNetworkError as error:
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', DEFAULT_PORT)}"
+            raise LaunchError(
+                f"the processes cannot meet at {address} ({str(error).splitlines()[0]}): another job may use the port;"
+                " choose another master_port"
+            ) from error
     elif not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
     if mpu.model_parallel_is_initialized():
@@ -94,6 +102,8 @@ def _settle_deepspeed(deepspeed) -> None:
         torch_backend.build_shm_op = lambda: None
         # DeepSpeed asks whether the CPU has fp16 instructions; torch computes fp16 without them too, only slower.
         deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
+    # DeepSpeed still calls collectives by the names that torch is about to rename.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed.utils.logger.setLevel(os.environ.get("LOGLEVEL", "WARNING").upper())
 
 

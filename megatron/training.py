@@ -57,7 +57,7 @@ def pretrain(neox_args) -> None:
 
     timers("model and optimizer").start()
     engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(neox_args, iteration=neox_args.iteration)
-    state = TrainState.resumed_at(engine.loaded_iteration)
+    state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
     timers("model and optimizer").stop()
 
     train_data, valid_data, test_data = (
@@ -66,7 +66,7 @@ def pretrain(neox_args) -> None:
     )
     timers.log(["data loaders", "model and optimizer"])
     metrics = Metrics(neox_args)
-    if neox_args.do_train and state.iteration < neox_args.train_iters:
+    if state.do_train and state.iteration < neox_args.train_iters:
         train(
             neox_args, timers, engine, reference, optimizer, lr_scheduler, train_data, valid_data, state, metrics
         )
@@ -75,12 +75,12 @@ def pretrain(neox_args) -> None:
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
     """Save first, so that nothing after it can lose work; then validate and test if training came to its end."""
-    if neox_args.save and neox_args.do_train and state.iteration and state.last_saved != state.iteration:
+    if neox_args.save and state.do_train and state.iteration and state.last_saved != state.iteration:
         _save(neox_args, timers, engine, state, last=True)
     if state.iteration >= neox_args.train_iters:
         for name, data, wanted in (
-            ("validation", valid_data, neox_args.do_valid),
-            ("test", test_data, neox_args.do_test),
+            ("validation", valid_data, state.do_valid),
+            ("test", test_data, state.do_test),
         ):
             if wanted:
                 evaluate_and_print_results(
@@ -113,7 +113,7 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     Returns: (engine, optimizer, learning rate scheduler, reference engine or None). `engine.loaded_iteration` is the
     iteration that was loaded, 0 for a fresh start.
     """
-    if neox_args.optimizer is None and neox_args.do_train is not False:
+    if neox_args.optimizer is None:
         raise ConfigError("optimizer: training needs one, e.g. {type: Adam, params: {lr: 1.0e-3}}")
     objective = build_objective(neox_args)
     engine, optimizer, lr_scheduler = build_engine(neox_args, get_model(neox_args, use_cache), objective)
@@ -140,7 +140,7 @@ def train(
 
     Returns: the iteration reached.
     """
-    state = state or TrainState()
+    state = state or TrainState(do_valid=valid_data_iterator is not None)
     metrics = metrics or Metrics(neox_args)
     totals: dict = {}
     report_memory_flag = True
@@ -329,7 +329,7 @@ def _evaluation_due(neox_args, state: TrainState) -> bool:
     interval = neox_args.eval_interval
     # The end of training has an evaluation of its own.
     return bool(
-        neox_args.do_valid and interval and state.iteration % interval == 0 and state.iteration < neox_args.train_iters
+        state.do_valid and interval and state.iteration % interval == 0 and state.iteration < neox_args.train_iters
     )
 
 
