@@ -6,13 +6,16 @@ and what to do, and it is shown without a traceback. Anything else is a defect o
 
 import json
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ERROR_DIR_VARIABLE = "NEOX_ERROR_DIR"
 INTERRUPTED = 130
+LINGER_SECONDS = 10.0
 
 
 class NeoXError(Exception):
@@ -57,20 +60,23 @@ def run_main(main: Callable, *args) -> None:
     """Run an entry script's `main(*args)` and exit: 0, the code it returns, or 1 after a one-line error.
 
     Started by the local launcher (NEOX_ERROR_DIR set), a failing worker leaves its error in a file, so that the
-    launcher can show each distinct error once however many ranks it struck; otherwise it prints the error itself.
+    launcher can show each distinct error once however many ranks it struck, and waits to be ended; otherwise it prints
+    the error itself.
     """
     try:
         status = main(*args)
     except KeyboardInterrupt:
         _leave(INTERRUPTED)
     except Exception as error:
-        _report(error)
+        if _report(error):
+            _linger()
         _leave(1)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _report(error: Exception) -> None:
+def _report(error: Exception) -> bool:
+    """Returns: whether a launcher was told."""
     expected = isinstance(error, NeoXError)
     message = str(error) if expected else f"{type(error).__name__}: {error}"
     trace = None if expected else traceback.format_exc()
@@ -78,10 +84,22 @@ def _report(error: Exception) -> None:
     directory = os.environ.get(ERROR_DIR_VARIABLE)
     if directory and Path(directory).is_dir():
         record = {"rank": int(rank), "message": message, "traceback": trace}
-        Path(directory, f"rank_{rank}.json").write_text(json.dumps(record), encoding="utf-8")
-        return
+        unfinished = Path(directory, f"rank_{rank}.tmp")
+        unfinished.write_text(json.dumps(record), encoding="utf-8")
+        unfinished.rename(unfinished.with_suffix(".json"))
+        return True
     where = f" (rank {rank})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     sys.stderr.write(f"{trace or ''}error{where}: {message}\n")
+    return False
+
+
+def _linger() -> None:
+    """Keep this rank's connections open until the launcher ends the job: ranks that lose a peer fail as well, and torch
+    says so at length."""
+    signal.signal(signal.SIGTERM, lambda number, frame: _leave(1))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(LINGER_SECONDS)
 
 
 def _leave(status: int) -> None:

@@ -21,9 +21,10 @@ from megatron.launcher.failures import exit_code, read_failures, report
 from megatron.launcher.job import Job
 from megatron.launcher.worker_environment import worker_environment
 
-# Time for other ranks that met the same error to say so, and for a terminated rank to go.
+# Time for other ranks that met the same error to say so.
 SETTLE_SECONDS = 1.0
-GRACE_SECONDS = 5.0
+# A failed worker tells by a file and waits (megatron/common/errors.py), so its end cannot wake us.
+POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,8 +32,8 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run_local(job: Job) -> int:
     """Run a local job to its end.
 
-    A worker that fails ends the job: its error is shown once, the others are terminated. SIGINT, SIGTERM and SIGHUP are
-    passed on, and the workers are given all the time they need to finish their step and save; a second one kills them.
+    A worker that fails ends the job: the others are ended too and its error is shown once. SIGINT, SIGTERM and SIGHUP
+    are passed on, and the workers are given all the time they need to finish their step and save; a second one kills.
 
     Returns: 0, or the exit code of the worker that failed first (128 + signal for one killed by a signal).
     """
@@ -78,45 +79,47 @@ class _Watch:
 
     def _wait(self) -> int:
         while True:
-            failed = [(rank, code) for rank, code in self._codes().items() if code]
-            if failed:
-                return self._fail(failed)
-            if all(code == 0 for code in self._codes().values()):
+            codes = self._codes().values()
+            if any(codes) or read_failures(self._errors):
+                return self._fail()
+            if all(code == 0 for code in codes):
                 return 0
             if self._signals > 1:
-                self._kill_all()
                 return 128 + signal.SIGINT
-            self._sleep(None)
+            self._sleep(POLL_SECONDS)
 
     def _codes(self) -> dict[int, int | None]:
         return {rank: process.poll() for rank, process in enumerate(self._processes)}
 
-    def _fail(self, failed: list[tuple[int, int]]) -> int:
-        """Show the error and stop the rest. Called when the first failure is seen."""
-        self._wait_until(self._all_gone, SETTLE_SECONDS)
-        # Killed by nobody we know beats whatever the others report about the broken connection.
-        failed = [(rank, code) for rank, code in self._codes().items() if code]
+    def _fail(self) -> int:
+        """End the job and show why. Called when the first failure is seen.
+
+        The other ranks are not asked politely: none of them can go on without the failed one, and what they have put
+        on disk is whole at any moment.
+        """
+        self._settle()
         failures = read_failures(self._errors)
         told = {failure.rank for failure in failures}
-        silent = [(rank, code) for rank, code in failed if rank not in told]
-        died = min(silent, key=lambda entry: entry[1], default=None)
+        silent = {rank: code for rank, code in self._codes().items() if code and rank not in told}
+        # Killed by nobody we know comes first, whatever the others report about the broken connection.
+        died = min(silent.items(), key=lambda entry: entry[1], default=None)
         first = died if died and (died[1] < 0 or not failures) else None
-        code = first[1] if first else dict(failed).get(failures[0].rank, failed[0][1])
-        if not (self._signals and exit_code(code) in (128 + signal.SIGINT, 128 + signal.SIGTERM)):
+        code = exit_code(first[1] if first else 1)
+        self._kill_all()
+        if not (self._signals and code in (128 + signal.SIGINT, 128 + signal.SIGTERM)):
             sys.stderr.write(report(failures, died) + "\n")
-        self._signal_all(signal.SIGTERM)
-        self._wait_until(self._all_gone, GRACE_SECONDS)
-        return exit_code(code)
+        return code
 
-    def _all_gone(self) -> bool:
-        return all(code is not None for code in self._codes().values())
+    def _settle(self) -> None:
+        """Give ranks that met the same error the time to say so."""
+        end = time.monotonic() + SETTLE_SECONDS
+        while (left := end - time.monotonic()) > 0 and self._signals < 2:
+            told = {failure.rank for failure in read_failures(self._errors)}
+            if all(code is not None or rank in told for rank, code in self._codes().items()):
+                return
+            self._sleep(min(left, POLL_SECONDS))
 
-    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not condition() and (left := end - time.monotonic()) > 0 and self._signals < 2:
-            self._sleep(left)
-
-    def _sleep(self, seconds: float | None) -> None:
+    def _sleep(self, seconds: float) -> None:
         """Until a process ends, a signal arrives, or the time is over."""
         if select.select([self._wake_reader], [], [], seconds)[0]:
             os.read(self._wake_reader, 1024)

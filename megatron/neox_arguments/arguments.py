@@ -299,8 +299,11 @@ class NeoXArgs(
         }
 
     def notes(self) -> list[str]:
-        """One line for each old key that is read in another sense or dropped."""
-        return list(deepspeed_view.notes(self))
+        """One line for each key that is read in another sense than written, or dropped."""
+        found = list(deepspeed_view.notes(self))
+        if self.hostfile and not Path(self.hostfile).is_file():
+            found.append(f"hostfile={self.hostfile!r} does not exist: the job runs on this machine only")
+        return found
 
     # Launch
 
@@ -375,9 +378,10 @@ class NeoXArgs(
         self.tensorboard_writer = SummaryWriter(log_dir=self.tensorboard_dir)
 
     def enable_logging(self) -> None:
-        """Copy standard output and error of this process into files of log_dir."""
+        """Copy standard output and error of this process into files of log_dir; rank 0 writes the configuration too."""
         if self.log_dir:
             log_files.tee_output(Path(self.log_dir))
+            log_files.write_configuration(Path(self.log_dir), self.all_config)
 
     def summary(self) -> str:
         """What differs from the defaults, and which old keys are read in another sense."""

@@ -1,11 +1,14 @@
-"""Copies of a process's standard output and error in files."""
+"""What a process leaves in log_dir at its start: copies of its output, and the full configuration."""
 
+import json
 import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from megatron.common.errors import LaunchError
+from megatron.common.files import atomic_write_text
 from megatron.common.tee import Tee
 
 
@@ -26,3 +29,11 @@ def tee_output(folder: Path) -> None:
         Tee(str(folder / f"{name}_stderr.txt"), err=True)
     except OSError as error:
         raise LaunchError(f"log_dir={str(folder)!r} cannot be written: {error.strerror}") from None
+
+
+def write_configuration(folder: Path, values: dict[str, Any]) -> None:
+    """On rank 0 write neox_args.json: every key, defaults included."""
+    if os.environ.get("RANK", "0") == "0":
+        atomic_write_text(
+            folder / "neox_args.json", json.dumps(values, indent=2, sort_keys=True, default=str)
+        )

@@ -1,12 +1,14 @@
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from megatron.common.errors import ConfigError
+from megatron.common.errors import ConfigError, LaunchError
 from megatron.neox_arguments import NeoXArgs
+from megatron.neox_arguments.log_files import write_configuration
 from tests.unit.neox_arguments.basic import MINIMAL, minimal
 
 
@@ -155,5 +157,23 @@ def test_log_files_copy_the_output_and_are_never_truncated(tmp_path):
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert (done.stdout, done.stderr) == ("seen", "wrong")
-    texts = {path.name.rsplit("_", 1)[-1]: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    texts = {path.name.rsplit("_", 1)[-1]: path.read_text() for path in (tmp_path / "logs").glob("*.txt")}
     assert texts == {"stdout.txt": "seenseen", "stderr.txt": "wrongwrong"}
+
+
+def test_the_full_configuration_goes_to_the_log_folder(tmp_path):
+    args = NeoXArgs.from_dict(minimal(log_dir=str(tmp_path / "logs")))
+    write_configuration(tmp_path, args.all_config)
+    written = json.loads((tmp_path / "neox_args.json").read_text())
+    assert written == args.all_config
+
+
+def test_a_log_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LaunchError, match="log_dir='.*file/logs' cannot be written"):
+        NeoXArgs.from_dict(minimal(log_dir=str(tmp_path / "file" / "logs"))).enable_logging()
+
+
+def test_a_hostfile_that_does_not_exist_is_noted():
+    (note,) = NeoXArgs.from_dict(minimal(hostfile="/mock_path")).notes()
+    assert note == "hostfile='/mock_path' does not exist: the job runs on this machine only"

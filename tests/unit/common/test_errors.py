@@ -1,0 +1,57 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from megatron.common.errors import ConfigError
+from tests.unit.launcher.jobs import ROOT, wait_for
+
+SCRIPT = """
+from megatron.common.errors import ConfigError, run_main
+def main():
+    {body}
+run_main(main)
+"""
+
+
+def start(body: str, **environment) -> subprocess.Popen:
+    """An entry script whose main has this body."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(body=body)],
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("body", "code"), [("pass", 0), ("return 3", 3), ("raise KeyboardInterrupt", 130)])
+def test_the_exit_code_is_mains(body, code):
+    process = start(body)
+    assert process.communicate(timeout=30) == ("", "") and process.returncode == code
+
+
+def test_a_users_mistake_is_one_line_and_a_defect_has_its_traceback():
+    process = start('raise ConfigError("seed=0 must be above 0")')
+    assert process.communicate(timeout=30)[1] == "error: seed=0 must be above 0\n" and process.returncode == 1
+    error = start('raise ValueError("odd")', RANK="2", WORLD_SIZE="4").communicate(timeout=30)[1]
+    assert error.startswith("Traceback") and error.endswith("error (rank 2): ValueError: odd\n")
+
+
+def test_under_a_launcher_the_error_is_left_in_a_file_and_the_connections_stay_open(tmp_path):
+    process = start('raise ConfigError("bad")', RANK="1", WORLD_SIZE="2", NEOX_ERROR_DIR=str(tmp_path))
+    told = tmp_path / "rank_1.json"
+    assert wait_for(told.exists)
+    assert json.loads(told.read_text()) == {"rank": 1, "message": "bad", "traceback": None}
+    assert process.poll() is None
+    # The handler is in place a moment after the file.
+    assert wait_for(lambda: process.terminate() or process.poll() is not None)
+    assert process.communicate() == ("", "")
+
+
+def test_several_problems_are_listed_together():
+    assert str(ConfigError(["one", "two"])) == "2 problems in the configuration:\n  - one\n  - two"
+    assert str(ConfigError("one")) == "one" and isinstance(ConfigError("one"), ValueError)
