@@ -38,36 +38,36 @@ py::array_t<Row> build_sample_idx(const Input<int32_t>& sizes, const Input<int32
                                   int64_t num_epochs, int64_t tokens_per_epoch) {
     if (seq_length < 1 || num_epochs < 1 || tokens_per_epoch < 1)
         throw std::invalid_argument("seq_length, num_epochs and tokens_per_epoch must be positive");
-    const int64_t num_samples = (num_epochs * tokens_per_epoch - 1) / seq_length;
+    const int64_t num_rows = (num_epochs * tokens_per_epoch - 1) / seq_length + 1;
     const int64_t num_docs = doc_idx.size(), num_sizes = sizes.size();
-    py::array_t<Row> result({num_samples + 1, static_cast<int64_t>(2)});
+    py::array_t<Row> result({num_rows, static_cast<int64_t>(2)});
     const int32_t* size_of = sizes.data();
     const int32_t* docs = doc_idx.data();
     Row* row = result.mutable_data();
+    Row* const end = row + 2 * num_rows;
     py::gil_scoped_release release;
-    for (int64_t i = 0; i < num_docs; ++i) {
-        const int32_t doc = load(docs, i);
+    *row++ = 0;
+    *row++ = 0;
+    int64_t start = seq_length;  // of the next sample, counted from the first token of the document at hand
+    for (int64_t position = 0; row != end; ++position) {
+        if (position == num_docs) throw std::out_of_range("doc_idx has fewer tokens than tokens_per_epoch says");
+        const int64_t ahead = std::min(position + kPrefetchDistance, num_docs - 1);
+        __builtin_prefetch(size_of + load(docs, ahead));
+        const int32_t doc = load(docs, position);
         if (doc < 0 || doc >= num_sizes) throw std::out_of_range("doc_idx names a document that sizes lacks");
-    }
-    int64_t position = -1, offset = 0, have = 0;
-    auto next_document = [&]() {
-        if (++position >= num_docs) throw std::out_of_range("doc_idx has fewer tokens than tokens_per_epoch says");
-        if (position + kPrefetchDistance < num_docs)
-            __builtin_prefetch(size_of + load(docs, position + kPrefetchDistance));
-        have = load(size_of, load(docs, position));
-        offset = 0;
-    };
-    next_document();
-    for (int64_t sample = 0; sample <= num_samples; ++sample) {
-        int64_t need = sample == 0 ? 0 : seq_length;
-        while (need >= have && sample > 0) {
-            need -= have;
-            next_document();
+        const int64_t size = load(size_of, doc);
+        // Whether a sample starts in a document is a coin toss that no predictor learns: write always, keep if it does.
+        row[0] = static_cast<Row>(position);
+        row[1] = static_cast<Row>(start);
+        const int64_t starts_here = start < size;
+        row += 2 * starts_here;
+        start += seq_length & -starts_here;
+        while (start < size && row != end) {
+            *row++ = static_cast<Row>(position);
+            *row++ = static_cast<Row>(start);
+            start += seq_length;
         }
-        offset += need;
-        have -= need;
-        *row++ = static_cast<Row>(position);
-        *row++ = static_cast<Row>(offset);
+        start -= size;
     }
     return result;
 }
@@ -132,20 +132,19 @@ py::tuple pack_one_pass(const Input<int32_t>& sizes, const Input<int64_t>& order
     return py::make_tuple(result, filled);
 }
 
-// The generator behind numpy.random.RandomState, continued from its state.
+// The generator behind numpy.random.RandomState, continued from its state (key and position).
 class MersenneTwister {
    public:
     static constexpr int kWords = 624, kShift = 397;
 
-    MersenneTwister(uint32_t* key, int position) : key_(key), position_(position) {}
+    MersenneTwister(uint32_t* key, int position) : key_(key), position_(position) {
+        if (position < 0 || position > kWords) throw std::invalid_argument("the position is within the 624 words");
+        temper();
+    }
 
     uint32_t next() {
         if (position_ == kWords) refill();
-        uint32_t y = key_[position_++];
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c5680u;
-        y ^= (y << 15) & 0xefc60000u;
-        return y ^ (y >> 18);
+        return tempered_[position_++];
     }
 
     int position() const { return position_; }
@@ -162,10 +161,23 @@ class MersenneTwister {
             key_[i] = key_[i + kShift - kWords] ^ mix(key_[i], key_[i + 1]);
         key_[kWords - 1] = key_[kShift - 1] ^ mix(key_[kWords - 1], key_[0]);
         position_ = 0;
+        temper();
+    }
+
+    // All words at once, which vectorises.
+    void temper() {
+        for (int i = 0; i < kWords; ++i) {
+            uint32_t y = key_[i];
+            y ^= y >> 11;
+            y ^= (y << 7) & 0x9d2c5680u;
+            y ^= (y << 15) & 0xefc60000u;
+            tempered_[i] = y ^ (y >> 18);
+        }
     }
 
     uint32_t* key_;
     int position_;
+    uint32_t tempered_[kWords];
 };
 
 // RandomState.shuffle of a 1-D array, same draws and same result: swap i with a uniform j <= i from the end down, j drawn

@@ -12,7 +12,7 @@ from megatron.data import helpers_build, helpers_twin
 
 # Compiling takes some 5 seconds on an idle core; the twins' costs were measured on one such core.
 COMPILING_PAYS_SECONDS = 10.0
-SECONDS_PER_STEP = 0.2e-6
+SECONDS_PER_STEP = 0.4e-6
 SECONDS_PER_BLENDED_SAMPLE = 2.5e-6
 SECONDS_PER_SHUFFLED_ITEM = 0.05e-6
 

@@ -67,6 +67,13 @@ def sizes_of(sizes: np.ndarray, documents: range | np.ndarray) -> np.ndarray:
     return sizes[documents.start : documents.stop] if isinstance(documents, range) else sizes[documents]
 
 
+def numbers_of(documents: range | np.ndarray, dtype) -> np.ndarray:
+    """The document numbers as an array."""
+    if isinstance(documents, range):
+        return np.arange(documents.start, documents.stop, dtype=dtype)
+    return np.asarray(documents, dtype=dtype)
+
+
 def build_shuffle_idx(size: int, np_rng: np.random.RandomState) -> np.ndarray:
     """A random order of `size` samples: uint32, or int64 where that is too small."""
     order = np.arange(size, dtype=np.uint32 if size < np.iinfo(np.uint32).max - 1 else np.int64)

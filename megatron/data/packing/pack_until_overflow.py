@@ -9,6 +9,7 @@ from megatron.data.packing import (
     PackingRequest,
     build_shuffle_idx,
     num_tokens_of,
+    numbers_of,
     usable_documents,
 )
 from megatron.registry import register
@@ -25,7 +26,7 @@ def build(request: PackingRequest) -> IndexMaps:
     Raises: DataError if no document can be used.
     """
     usable = usable_documents(request)
-    documents = np.asarray(request.documents, dtype=np.int64)
+    documents = numbers_of(request.documents, np.int64)
     np_rng = np.random.RandomState(seed=request.seed)
     shuffle_idx = build_shuffle_idx(request.num_samples, np_rng)
     order = np.arange(len(documents), dtype=np.int64)

@@ -12,6 +12,7 @@ from megatron.data.packing import (
     PackingCapabilities,
     PackingRequest,
     build_shuffle_idx,
+    numbers_of,
     sizes_of,
 )
 from megatron.registry import register
@@ -38,7 +39,9 @@ def build_doc_idx(
     documents: range | np.ndarray, num_epochs: int, np_rng: np.random.RandomState
 ) -> np.ndarray:
     """int32: the documents of all epochs, shuffled as one."""
-    doc_idx = np.tile(np.asarray(documents, dtype=np.int32), num_epochs)
+    doc_idx = np.empty((num_epochs, len(documents)), dtype=np.int32)
+    doc_idx[:] = numbers_of(documents, np.int32)
+    doc_idx = doc_idx.reshape(-1)
     helpers.shuffle(doc_idx, np_rng)
     return doc_idx
 

@@ -8,6 +8,7 @@ from megatron.data.packing import (
     PackingRequest,
     build_shuffle_idx,
     num_tokens_of,
+    numbers_of,
     usable_documents,
 )
 from megatron.registry import register
@@ -19,7 +20,7 @@ def build(request: PackingRequest) -> IndexMaps:
 
     Raises: DataError if no document can be used.
     """
-    usable = np.asarray(request.documents, dtype=np.int64)[usable_documents(request)]
+    usable = numbers_of(request.documents, np.int64)[usable_documents(request)]
     shuffle_idx = build_shuffle_idx(request.num_samples, np.random.RandomState(seed=request.seed))
     doc_idx = np.resize(usable, request.num_samples + 1)
     sample_idx = np.zeros((request.num_samples + 1, 2), dtype=np.int64)
