@@ -4,8 +4,13 @@ torch is imported on the first use of a function that needs it, so that the laun
 of a CPU machine without paying for it.
 """
 
+import ctypes
+import importlib.util
 import os
+import re
+import sys
 from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,9 +21,41 @@ def accelerator_count() -> int:
     """Number of local accelerators this process may use; 0 on a CPU machine."""
     if os.environ.get("DS_ACCELERATOR") == "cpu" or not (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")):
         return 0
+    if "torch" not in sys.modules and (count := _count_by_driver()) is not None:
+        return count
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _count_by_driver() -> int | None:
+    """What torch would count, asked of NVIDIA's management library so that a launcher need not load torch; None where
+    only torch can tell."""
+    if not _torch_is_built_for_cuda():
+        return None
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+        count = ctypes.c_uint()
+        if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+            return None
+        library.nvmlShutdown()
+    except (OSError, AttributeError):
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count.value
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    if not all(name.isdigit() and int(name) < count.value for name in names):
+        return None
+    return len(names)
+
+
+def _torch_is_built_for_cuda() -> bool:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    return re.search(r"^cuda\b[^=]*=\s*['\"]", version, re.MULTILINE) is not None
 
 
 def has_accelerator() -> bool:
