@@ -5,8 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python}
-CONFIG=configs/quickstart.yml
+CONFIGS=(configs/quickstart.yml)
 SAMPLES=samples/quickstart.jsonl
+
+# Without the second file a run takes all GPUs; on a machine that has none, two processes share the batch.
+if ! "$PYTHON" -c 'from megatron.common.device import has_accelerator as found; raise SystemExit(not found())'; then
+    CONFIGS+=(configs/two_processes.yml)
+fi
 
 if [[ -t 1 ]]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
 
@@ -20,9 +25,9 @@ step() { # step NUMBER WHAT COMMAND...
 step 1 "A corpus and a tokenizer: the sources and docs of Python's standard library" \
     "$PYTHON" prepare_data.py stdlib --train-tokenizer
 step 2 "Training" \
-    "$PYTHON" deepy.py train.py "$CONFIG"
+    "$PYTHON" deepy.py train.py "${CONFIGS[@]}"
 step 3 "Sampling" \
-    "$PYTHON" deepy.py generate.py "$CONFIG"
+    "$PYTHON" deepy.py generate.py "${CONFIGS[@]}"
 step 4 "What it writes" \
     "$PYTHON" tools/show_samples.py "$SAMPLES"
 
@@ -37,6 +42,6 @@ ${bold}Done. Where everything is:${plain}
   $SAMPLES  the samples
 
 ${bold}Next:${plain}
-  talk to it               $PYTHON deepy.py generate.py $CONFIG configs/interactive.yml
+  talk to it               $PYTHON deepy.py generate.py ${CONFIGS[*]} configs/interactive.yml
   your own text            README.md, "Your own text"
 SUMMARY

@@ -71,6 +71,7 @@ class Progress:
     def __init__(self, total: float | None, unit: str, label: str, enabled: bool = True):
         self.total, self.unit, self.label, self.enabled = total, unit, label, enabled
         self.done = 0.0
+        self._shown: float | None = None  # amount in the last plain line
         self._start = self._last = time.monotonic()
         self._bar = None
 
@@ -87,7 +88,7 @@ class Progress:
     def __exit__(self, kind, value, trace) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self.enabled and kind is None:
+        elif self.enabled and kind is None and self._shown != self.done:
             self._line()
 
     def update(self, amount: float, note: str = "") -> None:
@@ -103,7 +104,7 @@ class Progress:
             self._line(note)
 
     def _line(self, note: str = "") -> None:
-        self._last = time.monotonic()
+        self._last, self._shown = time.monotonic(), self.done
         rate = self.done / max(self._last - self._start, 1e-9)
         parts = [self._amount(self.done), f"{self._amount(rate)}/s"]
         if self.total:
