@@ -12,9 +12,11 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
     neox_args.configure_distributed_args()
     neox_args.build_tokenizer()
     neox_args.initialize_tensorboard_writer()
+    from megatron.initialize import shut_down
     from megatron.training import pretrain
 
     pretrain(neox_args)
+    shut_down()
 
 
 if __name__ == "__main__":

@@ -84,6 +84,14 @@ def initialize_distributed(neox_args) -> None:
     mpu.initialize_model_parallel(tensor, topology=topology, fp32_allreduce=neox_args.fp32_allreduce)
 
 
+def shut_down() -> None:
+    """Leave the job in order: all ranks together, groups closed, so that no background thread outlives its group."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        mpu.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+
+
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

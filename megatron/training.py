@@ -119,7 +119,7 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     engine, optimizer, lr_scheduler = build_engine(neox_args, get_model(neox_args, use_cache), objective)
     engine.objective = objective
     if neox_args.is_pipe_parallel:
-        engine.set_batch_fn(batch_function(objective))
+        engine.set_batch_fn(batch_function(objective, neox_args.padded_vocab_size))
     engine.loaded_iteration = load_checkpoint(neox_args, engine, optimizer, lr_scheduler, iteration=iteration)
     return engine, optimizer, lr_scheduler, None
 
@@ -226,7 +226,7 @@ def forward_step(
         result = model.eval_batch(data_iterator, return_logits=return_logits)
         return (*result, {}) if return_logits else (result, {})
     timers("batch generator").start()
-    inputs, targets = model.objective.collate(to_device(next(data_iterator)))
+    inputs, targets = model.objective.collate(to_device(next(data_iterator), neox_args.padded_vocab_size))
     timers("batch generator").stop()
     outputs = model(inputs)
     loss = model.objective.loss(outputs, targets)
@@ -243,13 +243,14 @@ def get_batch(neox_args, data_iterator) -> tuple:
 
     The fourth place held an attention mask, which no back-end needs.
     """
-    (tokens, position_ids), (labels, loss_mask) = build_objective(neox_args).collate(to_device(next(data_iterator)))
+    batch = to_device(next(data_iterator), neox_args.padded_vocab_size)
+    (tokens, position_ids), (labels, loss_mask) = build_objective(neox_args).collate(batch)
     return tokens, labels, loss_mask, None, position_ids
 
 
 def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
     """A batch for the pipeline engine: ((tokens, position_ids), (labels, loss_mask))."""
-    return build_objective(neox_args).collate(to_device(data))
+    return build_objective(neox_args).collate(to_device(data, neox_args.padded_vocab_size))
 
 
 @torch.no_grad()
