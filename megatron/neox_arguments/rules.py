@@ -244,6 +244,12 @@ def _prompts(args: Any) -> Iterator[str]:
         yield "text_gen_type: input-file needs sample_input_file"
 
 
+@rule("fp16_lm_cross_entropy", "precision")
+def _half_precision_loss(args: Any) -> Iterator[str]:
+    if args.fp16_lm_cross_entropy and args.precision != "fp16":
+        yield f"fp16_lm_cross_entropy needs precision: fp16, not {args.precision}"
+
+
 @rule("activation", "bias_gelu_fusion", "onnx_safe")
 def _fused_gelu(args: Any) -> Iterator[str]:
     if args.onnx_safe and args.bias_gelu_fusion:

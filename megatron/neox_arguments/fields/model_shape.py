@@ -96,7 +96,7 @@ class ModelShape(NeoXArgsTemplate):
     fused_kernels_build_path: str | None = later(None)
     """Folder in which the CUDA extensions are built."""
 
-    fp16_lm_cross_entropy: bool = later(False)
+    fp16_lm_cross_entropy: bool = False
     """Compute the loss in half precision; needs precision fp16."""
 
     init_method_std: float = 0.02

@@ -141,7 +141,7 @@ class ActivationCheckpointing(NeoXArgsTemplate):
     synchronize_each_layer: bool = False
     """Wait for the device around every recomputed chunk; for timing."""
 
-    profile_backward: bool = False
+    profile_backward: bool = later(False)
     """Report the time of each recomputed chunk."""
 
     partition_activations: bool = False
@@ -176,8 +176,8 @@ class Mup(NeoXArgsTemplate):
     mup_embedding_mult: float = later(1.0)
     """Factor on word embeddings."""
 
-    mup_rp_embedding_mult: float = later(1.0)
-    """Factor on learned position embeddings."""
+    mup_rp_embedding_mult: float = 1.0
+    """Factor on learned position embeddings, applied with and without muP."""
 
     mup_width_scale: int = later(2)
     """Width of the second model from which base shapes are inferred, relative to the first."""

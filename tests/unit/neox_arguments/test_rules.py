@@ -69,6 +69,7 @@ BAD = [
     ({"checkpoint_factor": 1.5}, "checkpoint_factor=1.5 must be a whole number of iterations"),
     ({"checkpoint_factor": 1, "checkpoint_scale": "log"}, "checkpoint_factor=1 must be above 1"),
     ({"text_gen_type": "input-file"}, "needs sample_input_file"),
+    ({"fp16_lm_cross_entropy": True}, "fp16_lm_cross_entropy needs precision: fp16, not fp32"),
     ({"onnx_safe": True, "bias_gelu_fusion": True}, "onnx_safe and bias_gelu_fusion"),
     ({"train_data_paths": ["a"]}, "train_data_paths given, but valid_data_paths, test_data_paths missing"),
     ({**THREE, "data_path": "d"}, "exclude each other; keep one kind"),
