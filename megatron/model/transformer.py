@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 
 from megatron import mpu
 from megatron.model.attention import ParallelSelfAttention
@@ -17,6 +16,7 @@ from megatron.model.mlp import ParallelMLP
 from megatron.model.norms import get_norm
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size, mask_layout_padding
 from megatron.mpu.layers import reduce_partial, xavier_normal_
+from megatron.mpu.linear import linear_into_region
 from megatron.mpu.parameters import InitMethod
 from megatron.mpu.random import sharded_region
 
@@ -180,11 +180,7 @@ def parallel_lm_logits(
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Logits of hidden states [b, s, h] with a weight [V/tp, h]: [b, s, V/tp], or [b, s, V] unless parallel_output."""
-    if seq_parallel:
-        input_ = mpu.gather_from_sequence_parallel_region(input_, seq_dim=seq_dim)
-    else:
-        input_ = mpu.copy_to_model_parallel_region(input_)
-    logits = F.linear(input_, word_embeddings_weight, bias)
+    logits = linear_into_region(input_, word_embeddings_weight, bias, seq_parallel, seq_dim)
     return logits if parallel_output else mpu.gather_from_model_parallel_region(logits)
 
 

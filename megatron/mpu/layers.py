@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from megatron.common.errors import ConfigError
 from megatron.mpu import mappings, state
+from megatron.mpu.linear import linear_into_region
 from megatron.mpu.parameters import (
     InitMethod,
     ParameterSpec,
@@ -113,11 +114,8 @@ class ColumnParallelLinear(_ParallelLinear):
 
     def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """input_: [..., h] (its sequence cut, with sequence parallelism) -> ([..., o/tp or o], bias if skipped)."""
-        if self.sequence_parallel:
-            input_ = mappings.gather_from_sequence_parallel_region(input_, seq_dim=self.seq_dim)
-        else:
-            input_ = mappings.copy_to_model_parallel_region(input_)
-        output = F.linear(input_, self.weight, None if self.skip_bias_add else self.bias)
+        bias = None if self.skip_bias_add else self.bias
+        output = linear_into_region(input_, self.weight, bias, self.sequence_parallel, self.seq_dim)
         if self.gather_output:
             output = mappings.gather_from_model_parallel_region(output)
         return output, self.bias if self.skip_bias_add else None

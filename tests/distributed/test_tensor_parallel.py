@@ -34,15 +34,28 @@ MODELS = {
 
 def loss_and_gradients(keys, tensor_size=1):
     """Loss and logical gradients of a model with random weights, biases included."""
-    if tensor_size > 1:
-        mpu.initialize_model_parallel(tensor_size)
-        mpu.configure_checkpointing(partition_activations=True)
     model = build_sequential(model_args(model_parallel_size=tensor_size, **keys))
     randomize(model)
     inputs, targets = inputs_and_targets()
     loss = cross_entropy(model(inputs), targets)
     loss.backward()
     return loss.item(), {name: value.clone() for name, value in logical_gradients(model).items()}
+
+
+def every_model():
+    """{(kind, sequence_parallel): loss and gradients} on two ranks."""
+    mpu.initialize_model_parallel(2)
+    mpu.configure_checkpointing(partition_activations=True)
+    return {
+        (kind, cut): loss_and_gradients({**keys, "sequence_parallel": cut}, tensor_size=2)
+        for kind, keys in MODELS.items()
+        for cut in (False, True)
+    }
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks():
+    return run_distributed(every_model, 2)
 
 
 def assert_same(found, expected):
@@ -55,19 +68,14 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("sequence_parallel", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
-def test_two_ranks_give_the_loss_and_gradients_of_one(kind, sequence_parallel):
-    keys = MODELS[kind]
-    expected = loss_and_gradients(keys)
-    for found in run_distributed(
-        loss_and_gradients, 2, {**keys, "sequence_parallel": sequence_parallel}, tensor_size=2
-    ):
-        assert_same(found, expected)
+def test_two_ranks_give_the_loss_and_gradients_of_one(kind, sequence_parallel, on_two_ranks):
+    expected = loss_and_gradients(MODELS[kind])
+    for rank in on_two_ranks:
+        assert_same(rank[kind, sequence_parallel], expected)
 
 
 def every_mode(keys, tensor_size=1):
-    """Training and evaluation logits, and the gathered and cached ones of inference."""
-    if tensor_size > 1:
-        mpu.initialize_model_parallel(tensor_size)
+    """Training logits, gathered and cached ones of inference, training logits again."""
     model = build_sequential(model_args(model_parallel_size=tensor_size, **keys))
     randomize(model)
     tokens, positions = random_tokens(2, 12), torch.arange(12).expand(2, 12)
@@ -82,17 +90,23 @@ def every_mode(keys, tensor_size=1):
     return training, full, torch.cat(parts, 1), again
 
 
+def modes_of(variants):
+    mpu.initialize_model_parallel(2)
+    return [every_mode(keys, tensor_size=2) for keys in variants]
+
+
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("sequence_parallel", [True, False])
-def test_inference_gathers_logits_that_training_leaves_cut(tied, sequence_parallel):
+def test_inference_gathers_logits_that_training_leaves_cut(tied):
     keys = {"no_weight_tying": not tied}
     expected = every_mode(keys)[0]
-    ranks = run_distributed(every_mode, 2, {**keys, "sequence_parallel": sequence_parallel}, tensor_size=2)
-    for training, full, cached, again in ranks:
-        assert training.shape[-1] == 32 and torch.equal(training, again)
-        torch.testing.assert_close(full, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(cached, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(torch.cat([rank[0] for rank in ranks], -1), expected, rtol=1e-5, atol=1e-5)
+    ranks = run_distributed(modes_of, 2, [{**keys, "sequence_parallel": cut} for cut in (False, True)])
+    for variants in zip(*ranks, strict=True):
+        for training, full, cached, again in variants:
+            assert training.shape[-1] == 32 and torch.equal(training, again)
+            torch.testing.assert_close(full, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(cached, expected, rtol=1e-5, atol=1e-5)
+        joined = torch.cat([modes[0] for modes in variants], -1)
+        torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-5)
 
 
 class Tokenizer:
@@ -152,8 +166,7 @@ def test_each_parameter_that_sees_a_sequence_part_is_summed_exactly_once():
 
 
 def dropped(sequence_parallel, gpt_j_residual):
-    """Output of a model of which only one dropout is left standing, and the rank's default random state after it."""
-    mpu.initialize_model_parallel(2)
+    """Hidden states after two blocks, where attention dropped, and the rank's default random state after it."""
     mpu.model_parallel_cuda_manual_seed(11)
     args = model_args(
         model_parallel_size=2,
@@ -167,27 +180,41 @@ def dropped(sequence_parallel, gpt_j_residual):
     hidden = model.sequential[0](inputs_and_targets()[0])
     for layer in list(model.sequential)[1:4]:
         hidden = layer(hidden)
-    attention = model.sequential[2].attention
-    attention.attend = lambda query, key, value, scale, dropout: torch.nn.functional.dropout(query, dropout)
-    probabilities = attention.query_key_value.weight.new_ones(12, 2, 24)
-    with torch.no_grad():
-        attention.query_key_value.weight.fill_(1.0)
-        attention.dense.weight.fill_(0.0)
-    mask = []
-    attention.dense.register_forward_pre_hook(lambda module, inputs: mask.append(inputs[0] == 0))
-    attention(probabilities.chunk(2)[mpu.get_model_parallel_rank()] if sequence_parallel else probabilities)
-    return hidden.detach(), mask[0], torch.get_rng_state()
+    attention, masks = model.sequential[2].attention, []
+    attention.attend = lambda query, *_, scale, dropout: torch.nn.functional.dropout(query, dropout)
+    attention.dense.register_forward_pre_hook(lambda module, inputs: masks.append(inputs[0] == 0))
+    attention(torch.ones(6 if sequence_parallel else 12, 2, 24))
+    return hidden.detach(), masks[0], torch.get_rng_state()
 
 
-@pytest.mark.parametrize("gpt_j_residual", [False, True])
-def test_hidden_dropout_is_the_same_on_all_ranks_and_attention_dropout_is_not(gpt_j_residual):
-    first, second = run_distributed(dropped, 2, False, gpt_j_residual)
-    assert torch.equal(first[0], second[0])
-    assert not torch.equal(first[1], second[1])
-    assert torch.equal(first[2], second[2])
+def dropped_in(variants):
+    mpu.initialize_model_parallel(2)
+    return [dropped(*variant) for variant in variants]
 
 
-def test_with_sequence_parallelism_each_rank_drops_its_own_part():
-    first, second = run_distributed(dropped, 2, True, True)
-    assert not torch.equal(first[0] == 0, second[0] == 0)
-    assert torch.equal(first[2], second[2])
+def test_ranks_drop_the_same_of_what_they_share_and_their_own_of_what_they_do_not():
+    shared = [(False, False), (False, True)]
+    first, second = run_distributed(dropped_in, 2, [*shared, (True, True)])
+    for (hidden, attention, state), (other_hidden, other_attention, other_state) in zip(
+        first[:2], second[:2], strict=True
+    ):
+        assert torch.equal(hidden, other_hidden)
+        assert attention.any() and not torch.equal(attention, other_attention)
+        assert torch.equal(state, other_state)
+    (cut, _, state), (other_cut, _, other_state) = first[2], second[2]
+    assert cut.shape[0] == 6 and not torch.equal(cut, other_cut)
+    assert torch.equal(state, other_state)
+
+
+def test_with_sequence_parallelism_each_rank_drops_its_own_part_of_a_branch():
+    first, second = run_distributed(branch_dropout, 2)
+    assert first.any() and not torch.equal(first, second)
+
+
+def branch_dropout():
+    """Where a block with sequence parallelism drops of a branch that is 1 everywhere."""
+    mpu.initialize_model_parallel(2)
+    mpu.model_parallel_cuda_manual_seed(11)
+    model = build_sequential(model_args(model_parallel_size=2, sequence_parallel=True, hidden_dropout=0.4))
+    ones = torch.ones(6, 2, 24)
+    return model.sequential[2]._join(torch.zeros_like(ones), ones, None) == 0

@@ -3,7 +3,6 @@
 Legend: s sequence, b batch, n heads, d head size, rot rotated size (the first rot features of each head).
 """
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -17,13 +16,21 @@ def inverse_frequencies(dim: int, base: float, device: torch.device | None = Non
     return 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim))
 
 
-@functools.lru_cache(maxsize=16)
-def _half_table(dim: int, base: float, length: int, dtype: torch.dtype, device: torch.device):
-    """cos and sin of position times frequency, [length, 1, 1, dim/2], computed in fp32; one copy for all layers."""
-    with torch.inference_mode(False):  # a table made while sampling must serve training later
-        positions = torch.arange(length, dtype=torch.float32, device=device)
-        angles = torch.outer(positions, inverse_frequencies(dim, base, device))[:, None, None, :]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+# One copy for all layers. A plain dict, because torch.compile follows a look-up in it but not functools' caches.
+_tables: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+
+
+def _half_table(
+    dim: int, base: float, length: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of position times frequency, [length, 1, 1, dim/2], computed in fp32."""
+    key = (dim, base, length, dtype, device)
+    if key not in _tables:
+        with torch.inference_mode(False):  # a table made while sampling must serve training later
+            positions = torch.arange(length, dtype=torch.float32, device=device)
+            angles = torch.outer(positions, inverse_frequencies(dim, base, device))[:, None, None, :]
+            _tables[key] = angles.cos().to(dtype), angles.sin().to(dtype)
+    return _tables[key]
 
 
 class RotaryEmbedding(torch.nn.Module):
@@ -51,6 +58,7 @@ class RotaryEmbedding(torch.nn.Module):
         self.max_seq_len = max_seq_len
         if save_inv_freqs:
             self.register_buffer("inv_freq", inverse_frequencies(dim, base))
+        self.half_tables(max_seq_len, precision, torch.get_default_device())
 
     def half_tables(self, length: int, dtype: torch.dtype, device: torch.device):
         """cos and sin of positions 0..length-1, [length, 1, 1, dim/2]."""
@@ -88,13 +96,29 @@ Splitter = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tens
 def split_and_rotate(
     qkv: torch.Tensor, split: Splitter, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(q, k, v) of a fused projection, q and k rotated: the fused form of split + apply_rotary_pos_emb.
+    """(q, k, v) of a fused projection, q and k rotated.
 
     Args:
         qkv: [s, b, ...]; split: gives views q, k, v [s, b, n, d] of any tensor laid out like qkv.
         cos, sin: half tables [s, 1, 1, rot/2].
     """
+    if torch.compiler.is_compiling():  # it fuses the plain form itself
+        return split_and_rotate_eager(qkv, split, cos, sin)
     return _SplitAndRotate.apply(qkv, split, cos, sin)
+
+
+def split_and_rotate_eager(
+    qkv: torch.Tensor, split: Splitter, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The plain form of split_and_rotate."""
+    rotated = 2 * cos.shape[-1]
+    cos, sin = torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
+    q, k, v = split(qkv)
+    turned = apply_rotary_pos_emb(q[..., :rotated], k[..., :rotated], cos, sin)
+    if rotated == q.shape[-1]:
+        return *turned, v
+    q, k = (torch.cat((part, x[..., rotated:]), -1) for part, x in zip(turned, (q, k), strict=True))
+    return q, k, v
 
 
 class _SplitAndRotate(torch.autograd.Function):

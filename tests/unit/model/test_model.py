@@ -270,3 +270,11 @@ def test_a_model_on_the_meta_device_counts_parameters_without_memory():
     with torch.device("meta"):
         model = build_sequential(args)
     assert sum(parameter.numel() for parameter in model.parameters()) == 20_554_567_680
+
+
+@pytest.mark.parametrize("kind", ["sequential", "parallel"])
+def test_torch_compile_sees_a_block_as_one_graph(kind):
+    block = build_sequential(model_args(**BLOCKS[kind])).sequential[2]
+    hidden = torch.randn(12, 2, 24, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(hidden), block(hidden))

@@ -7,7 +7,7 @@ from megatron.model.positional_embeddings import (
     rotate_half,
     split_and_rotate,
 )
-from megatron.model.positional_embeddings.rotary import inverse_frequencies
+from megatron.model.positional_embeddings.rotary import inverse_frequencies, split_and_rotate_eager
 
 COS = [
     [1.0, 1.0, 1.0, 1.0],
@@ -93,10 +93,7 @@ def test_fused_split_and_rotation_equals_its_eager_twin(split, rotated):
     cos, sin = rotary.half_tables(10, torch.double, qkv.device)
 
     def eager(qkv):
-        q, k, v = split(qkv)
-        full = [torch.cat((table, table), -1) for table in (cos, sin)]
-        turned = apply_rotary_pos_emb(q[..., :rotated], k[..., :rotated], *full, offset=3)
-        return *(torch.cat((a, b[..., rotated:]), -1) for a, b in zip(turned, (q, k), strict=True)), v
+        return split_and_rotate_eager(qkv, split, cos[3:9], sin[3:9])
 
     def fused(qkv):
         return split_and_rotate(qkv, split, cos[3:9], sin[3:9])
