@@ -1,7 +1,7 @@
 """NeoXArgs: the one flat, typed configuration of a run."""
 
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,17 +90,17 @@ class NeoXArgs(
 
     def __post_init__(self) -> None:
         self.validate_keys()
-        given = {declared.name: getattr(self, declared.name) for declared in fields(self)}
         findings = Findings()
         self._check_values(findings)
+        given = {declared.name: getattr(self, declared.name) for declared in fields(self)}
         DERIVATIONS.run(self, findings)
         self._check_derived(given, findings)
         RULES.run(self, findings)
         if findings.problems:
             raise ConfigError(findings.problems)
-        # What the user did not say but follows from it need not be handed on: it is derived again.
+        # (as given, as derived): what is handed on is what was given, to be derived again.
         self._derived = {
-            key: getattr(self, key) for key, value in given.items() if getattr(self, key) != value
+            key: (value, getattr(self, key)) for key, value in given.items() if getattr(self, key) != value
         }
 
     # Construction
@@ -290,13 +290,17 @@ class NeoXArgs(
         return self.get_parent_class_value_dict(*BASE_CLASSES, only_non_defaults=True)
 
     def handover(self) -> dict[str, Any]:
-        """What a worker needs in order to build the same configuration: everything not derived from the rest."""
-        derived = {
-            key: value for key, value in self._derived.items() if key not in ("global_num_gpus", "git_hash")
-        }
-        return {
-            key: value for key, value in self.non_defaults().items() if derived.get(key, MISSING) != value
-        }
+        """What a worker needs in order to build the same configuration: what was given, and what only the launcher
+        knows."""
+        values = {}
+        for declared in fields(self):
+            key, value = declared.name, getattr(self, declared.name)
+            given, derived = self._derived.get(key, (value, value))
+            if value == derived and key not in ("global_num_gpus", "git_hash"):
+                value = given
+            if value != declared.default:
+                values[key] = value
+        return values
 
     def notes(self) -> list[str]:
         """One line for each key that is read in another sense than written, or dropped."""

@@ -74,6 +74,12 @@ def test_a_variant_derives_anew_what_follows_from_the_change():
     assert (args.gradient_accumulation_steps, args.lr) == (4, 0.01)
 
 
+def test_a_variant_may_have_another_number_of_layers():
+    args = NeoXArgs.from_dict(minimal(attention_config=[[["global", "flash"], "all"]]))
+    assert args.attention_config == ["global", "flash"]
+    assert args.variant(num_layers=4).attention_config == ["global", "flash"] * 2
+
+
 def test_values_are_updated_by_name_only_if_they_exist():
     args = NeoXArgs.from_dict(MINIMAL)
     args.update_values({"user_script": "train.py", "seed": 3})

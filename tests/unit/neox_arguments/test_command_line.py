@@ -70,6 +70,27 @@ def test_what_follows_from_other_keys_is_not_handed_over(folder):
     assert args.handover()["global_num_gpus"] == 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer_type": "hftokenizer", "norm": "LayerNorm"},
+        {"attention_config": [[["flash"], "all"]]},
+        {"model_parallel_size": 0, "precision": "fp16", "fp16": {"enabled": False, "loss_scale": 4}},
+        {"train_data_paths": ["a"], "valid_data_paths": ["b"], "test_data_paths": ["c"]},
+        {
+            "zero_optimization": {"stage": 1, "reduce_bucket_size": 5e7},
+            "checkpoint_factor": 2.5,
+            "checkpoint_scale": "log",
+        },
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_was_given_in_another_shape_is_handed_over_all_the_same(folder, changes):
+    launched = NeoXArgs.from_dict(minimal(**changes))
+    assert NeoXArgs.consume_neox_args(input_args=launched.worker_arguments()) == launched
+    assert launched.variant() == launched
+
+
 def test_overrides_of_a_worker_win(folder):
     launched = NeoXArgs.from_dict(
         minimal(
