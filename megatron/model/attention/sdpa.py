@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from megatron.model.attention.backend import Capabilities
 from megatron.registry import register
@@ -16,8 +15,7 @@ class ScaledDotProductAttention:
         queries, keys = query.shape[2], key.shape[2]
         if key.shape[1] != query.shape[1]:
             key, value = (_repeat_heads(t, query.shape[1] // t.shape[1]) for t in (key, value))
-        # torch's is_causal aligns the first query with the first key, a continued sequence its last with the last
-        bias = causal_lower_right(queries, keys) if 1 < queries < keys else None
+        bias = _continued_causal(queries, keys) if 1 < queries < keys else None
         return F.scaled_dot_product_attention(
             query,
             key,
@@ -27,6 +25,16 @@ class ScaledDotProductAttention:
             is_causal=queries == keys and queries > 1,
             scale=scale,
         )
+
+
+def _continued_causal(queries: int, keys: int):
+    """torch's is_causal aligns the first query with the first key, a continued sequence its last with the last.
+
+    Imported where a cache is continued by several tokens, because it loads torch's compiler, a second at every start.
+    """
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(queries, keys)
 
 
 def _repeat_heads(tensor: torch.Tensor, times: int) -> torch.Tensor:
