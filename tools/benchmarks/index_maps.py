@@ -4,9 +4,9 @@
 
 Packed maps are timed whole (document order, sample positions, sample order), for one epoch of documents of
 exponentially distributed lengths. The blend has three members; its twin needs minutes for 1e8 samples, so it is timed
-on a hundredth of them and scaled up (it does the same work for every sample). Sides take turns, each in a process and on
-one thread of its own; seconds are of processor time, so that other load does not count, and neither does compiling. The
-table shows the best of the rounds and the highest memory use of the process.
+on a hundredth of them and scaled up (it does the same work for every sample). Sides take turns, each in a process and
+on one thread of its own; seconds are of processor time, so that other load does not count, and neither does compiling.
+The table shows the best of the rounds and the highest memory use of the process.
 """
 
 import argparse
