@@ -6,6 +6,7 @@ the first cut.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from megatron.tokenizer.abstract import AbstractTokenizer
@@ -95,13 +96,18 @@ class TextCutter:
         """The pieces of a text; one, the text itself, unless it is longer than a piece."""
         if len(text) * 4 <= self.piece_bytes:
             return [text]
-        rest = memoryview(text.encode("utf-8"))
-        pieces = []
-        while (cut := self(bytes(rest[: self.largest + 4]))) is not None:
-            pieces.append(str(rest[: cut[0]], "utf-8"))
-            rest = rest[cut[1] :]
-        pieces.append(str(rest, "utf-8"))
-        return pieces
+        step = self.piece_bytes
+        return list(self.split_parts(text[place : place + step] for place in range(0, len(text), step)))
+
+    def split_parts(self, parts: Iterable[str]) -> Iterator[str]:
+        """The pieces of a text that comes in parts; at least one."""
+        pending = bytearray()
+        for part in parts:
+            pending += part.encode("utf-8")
+            while (cut := self(pending)) is not None:
+                yield pending[: cut[0]].decode("utf-8")
+                del pending[: cut[1]]
+        yield pending.decode("utf-8")
 
 
 def strip_wrapping(tokenizer: AbstractTokenizer, begins: bool, ends: bool) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from megatron.common.documents.long_records import LONG_RECORD_BYTES, LongText, read_long_record
 from megatron.common.errors import DataError
 
 BLOCK_BYTES = 512 << 10
@@ -16,9 +17,9 @@ Cutter = Callable[[bytearray], tuple[int, int] | None]
 
 
 class Texts(NamedTuple):
-    """rows: per document one text per key; skipped: number of invalid records left out."""
+    """rows: per document one text per key, a LongText where it is huge; skipped: number of invalid records left out."""
 
-    rows: list[list[str]]
+    rows: list[list[str | LongText]]
     skipped: int = 0
 
 
@@ -62,10 +63,13 @@ class RecordBlock(Block):
     unit: str = "line"
 
     def texts(self, keys: Sequence[str], skip_invalid: bool = False) -> Texts:
-        try:
-            lines: Sequence[str | bytes] = self.data.decode("utf-8").split("\n")
-        except UnicodeDecodeError:  # which line it is comes out below
-            lines = self.data.split(b"\n")
+        if len(self.data) > LONG_RECORD_BYTES:
+            lines: Iterable[str | bytes] = _split(self.data)
+        else:
+            try:
+                lines = self.data.decode("utf-8").split("\n")
+            except UnicodeDecodeError:  # which line it is comes out below
+                lines = self.data.split(b"\n")
         rows, skipped = [], 0
         for number, line in enumerate(lines, self.first):
             if not line or line.isspace():
@@ -80,18 +84,20 @@ class RecordBlock(Block):
                 skipped += 1
         return Texts(rows, skipped)
 
-    def _row(self, line: str | bytes, keys: Sequence[str]) -> list[str]:
+    def _row(self, line: str | bytes, keys: Sequence[str]) -> list[str | LongText]:
         if isinstance(line, bytes):
+            if len(line) > LONG_RECORD_BYTES and line.lstrip()[:1] == b"{":
+                return [_field(read_long_record(line, list(keys)), key) for key in keys]
             line = line.decode("utf-8")
         record = json.loads(line)
         if isinstance(record, str) and self.unit == "element" and len(keys) == 1:
-            row = [record]
+            row: list[str | LongText] = [record]
         elif isinstance(record, dict):
             row = [_field(record, key) for key in keys]
         else:
             raise ValueError(f"a JSON object was expected, not {type(record).__name__}")
         # Only an escape can bring half of a surrogate pair into a text that came as UTF-8.
-        return [_without_surrogates(text) for text in row] if "\\ud" in line.lower() else row
+        return [_without_surrogates(str(text)) for text in row] if "\\ud" in line.lower() else row
 
 
 @dataclass(frozen=True)
@@ -126,11 +132,13 @@ def line_blocks(
     for chunk in _without_mark(chunks):
         pending += chunk
         while (end := pending.find(b"\n", max(BLOCK_BYTES - 1, searched)) + 1) > 0:
-            data = bytes(pending[:end])
-            yield kind(source, position(), data=data, first=first)
-            first += data.count(b"\n")
+            with memoryview(pending) as view:
+                data = bytes(view[:end])
             del pending[:end]
             searched = 0
+            yield kind(source, position(), data=data, first=first)
+            first += data.count(b"\n")
+            del data  # not held while the next block is gathered
         searched = len(pending)
     if pending:
         yield kind(source, position(), data=bytes(pending), first=first)
@@ -177,7 +185,17 @@ def _without_mark(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield chunk.removeprefix(BYTE_ORDER_MARK) if number == 0 else chunk
 
 
-def _field(record: dict, key: str) -> str:
+def _split(data: bytes) -> Iterator[bytes]:
+    """Lines one at a time, so that a huge one is copied once."""
+    place = 0
+    while place < len(data):
+        end = data.find(b"\n", place)
+        end = len(data) if end < 0 else end
+        yield data[place:end]
+        place = end + 1
+
+
+def _field(record: dict, key: str) -> str | LongText:
     if key not in record:
         raise ValueError(
             f"the record has no field {key!r} (its fields: {', '.join(map(str, record)) or 'none'})"
@@ -185,7 +203,7 @@ def _field(record: dict, key: str) -> str:
     value = record[key]
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "\n\n".join(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str | LongText):
         raise ValueError(f"field {key!r} holds neither a text nor a list of texts but {type(value).__name__}")
     return value
 

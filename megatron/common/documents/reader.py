@@ -72,7 +72,7 @@ def read_documents(files: Iterable[Path], key: str = "text", skip_invalid: bool 
     """The texts of all documents; large plain-text documents come in pieces cut at line ends."""
     for block in read_blocks(files, _at_line_end):
         for row in block.texts([key], skip_invalid).rows:
-            yield row[0]
+            yield str(row[0])
 
 
 def _at_line_end(text: bytearray) -> tuple[int, int] | None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from megatron.common.documents import Block
 from megatron.common.documents.blocks import BLOCK_BYTES
+from megatron.common.documents.long_records import LongText
 from megatron.common.optional import require
 from megatron.tokenizer.abstract import AbstractTokenizer
 from megatron.tokenizer.build import TokenizerSpec
@@ -57,6 +59,15 @@ class EncodedBlock:
     consumed: int
 
 
+class Piece(NamedTuple):
+    """Text of document `owner`; begins, ends: whether it is the first, the last of its document."""
+
+    owner: int
+    text: str
+    begins: bool
+    ends: bool
+
+
 class Encoder:
     """Applies a job to blocks. Documents without ids are left out; of several keys, those where every text is empty."""
 
@@ -90,32 +101,35 @@ class Encoder:
             consumed=block.consumed,
         )
 
-    def _encode(self, texts: list[str], begins: bool, ends: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _encode(self, texts: list[str | LongText], begins: bool, ends: bool) -> tuple[np.ndarray, np.ndarray]:
         """Ids and lengths of texts, of which the first may be the rest, the last the start of a document."""
-        if self._clean is not None:
-            texts = [self._clean(text) for text in texts]
         if begins and ends and sum(map(len, texts)) <= BLOCK_BYTES:
-            flat, counts = self.tokenizer.tokenize_flat(texts)
+            flat, counts = self.tokenizer.tokenize_flat([self._cleaned(str(text)) for text in texts])
             return flat, np.asarray(counts, dtype=np.int64)
         lengths = np.zeros(len(texts), dtype=np.int64)
         parts: list[np.ndarray] = []
         for batch in _batches(self._pieces(texts, begins, ends)):
-            flat, counts = self.tokenizer.tokenize_flat([piece for _, piece, _, _ in batch])
+            flat, counts = self.tokenizer.tokenize_flat([piece.text for piece in batch])
             end = 0
-            for (owner, _, first, last), count in zip(batch, counts, strict=True):
+            for piece, count in zip(batch, counts, strict=True):
                 start, end = end, end + count
-                before, after = strip_wrapping(self.tokenizer, first, last)
-                parts.append(flat[start + before : end - after])
-                lengths[owner] += count - before - after
+                before, after = strip_wrapping(self.tokenizer, piece.begins, piece.ends)
+                parts.append(flat[start + before : end - after].astype(self.job.dtype))
+                lengths[piece.owner] += count - before - after
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32), lengths
 
-    def _pieces(self, texts: list[str], begins: bool, ends: bool) -> Iterator[tuple[int, str, bool, bool]]:
+    def _pieces(self, texts: list[str | LongText], begins: bool, ends: bool) -> Iterator[Piece]:
         for owner, text in enumerate(texts):
-            pieces = self.cutter.split(text)
-            for place, piece in enumerate(pieces):
-                first = place == 0 and (begins or owner > 0)
-                last = place == len(pieces) - 1 and (ends or owner < len(texts) - 1)
-                yield owner, piece, first, last
+            parts = text.parts() if isinstance(text, LongText) else [text]
+            pieces = self.cutter.split_parts(map(self._cleaned, parts))
+            piece, first = next(pieces), begins or owner > 0
+            for following in pieces:
+                yield Piece(owner, piece, first, False)
+                piece, first = following, False
+            yield Piece(owner, piece, first, ends or owner < len(texts) - 1)
+
+    def _cleaned(self, text: str) -> str:
+        return self._clean(text) if self._clean is not None else text
 
     def _end_documents(
         self, flat: np.ndarray, lengths: np.ndarray, ends: bool
@@ -129,12 +143,12 @@ class Encoder:
         return flat, lengths
 
 
-def _batches(pieces: Iterator[tuple[int, str, bool, bool]]) -> Iterator[list[tuple[int, str, bool, bool]]]:
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
     """Groups of about a block each, so that the tokenizer never holds more than that at once."""
     batch, size = [], 0
     for piece in pieces:
         batch.append(piece)
-        size += len(piece[1])
+        size += len(piece.text)
         if size >= BLOCK_BYTES:
             yield batch
             batch, size = [], 0

@@ -87,7 +87,8 @@ def test_ftfy_mends_the_text(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_large_text_gives_one_document_with_the_ids_of_the_whole(workers, spec, tmp_path):
+def test_a_large_text_gives_one_document_with_the_ids_of_the_whole(workers, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("megatron.common.documents.blocks.LONG_RECORD_BYTES", 1 << 20)  # in this process only
     text = "\n".join(stdlib_documents(250, 10_000))
     assert len(text) > 2 * PIECE_BYTES
     (tmp_path / "a.txt").write_text("before")
