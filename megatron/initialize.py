@@ -138,6 +138,8 @@ def configure_activation_checkpointing(neox_args) -> None:
     mpu.configure_checkpointing(
         partition_activations=neox_args.partition_activations,
         checkpoint_in_cpu=neox_args.checkpoint_in_cpu,
+        contiguous_checkpointing=neox_args.contiguous_checkpointing,
+        synchronize=neox_args.synchronize_each_layer,
     )
     if neox_args.checkpoint_activations:
         print_rank_0(f"activation checkpointing: every {neox_args.checkpoint_num_layers} layer(s)")

@@ -8,6 +8,7 @@ import torch
 from megatron import mpu
 from megatron.checkpointing import is_save_iter, load_checkpoint, save_checkpoint
 from megatron.checkpointing.save import check_save_directory
+from megatron.checkpointing.weights import warm_start
 from megatron.common.console import info, print_rank_0
 from megatron.common.device import current_device
 from megatron.common.errors import CheckpointError, ConfigError, DataError
@@ -97,11 +98,11 @@ def update_iterations(neox_args, data_loaders: dict) -> None:
     """
     if not neox_args.train_epochs:
         return
-    # Middle pipeline stages have no loader: the longest of all ranks is everybody's.
-    batches = len(data_loaders["train"]) if data_loaders.get("train") is not None else 0
-    length = torch.tensor([batches], dtype=torch.int64, device=current_device())
-    torch.distributed.all_reduce(length, op=torch.distributed.ReduceOp.MAX)
-    neox_args.train_iters = int(length) * neox_args.train_epochs // neox_args.gradient_accumulation_steps
+    # Middle pipeline stages have no loader: the length on all ranks is that of those which have one.
+    loader = data_loaders.get("train")
+    samples = torch.tensor([0 if loader is None else len(loader.dataset)], device=current_device())
+    torch.distributed.all_reduce(samples, op=torch.distributed.ReduceOp.MAX)
+    neox_args.train_iters = int(samples) * neox_args.train_epochs // neox_args.train_batch_size
     if neox_args.train_iters < 1:
         raise DataError("train_epochs: the training data is shorter than one global batch")
     print_rank_0(f"{neox_args.train_epochs} epoch(s) are {neox_args.train_iters} iterations")
@@ -116,11 +117,18 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     if neox_args.optimizer is None:
         raise ConfigError("optimizer: training needs one, e.g. {type: Adam, params: {lr: 1.0e-3}}")
     objective = build_objective(neox_args)
-    engine, optimizer, lr_scheduler = build_engine(neox_args, get_model(neox_args, use_cache), objective)
+    model = get_model(neox_args, use_cache)
+    without_optimizer = neox_args.finetune or neox_args.no_load_optim
+    # Before the engine is built, so that its fp32 masters and partitions are made of the loaded weights.
+    started_at = warm_start(neox_args, model, iteration) if without_optimizer else None
+    engine, optimizer, lr_scheduler = build_engine(neox_args, model, objective, fresh=started_at is None)
     engine.objective = objective
     if neox_args.is_pipe_parallel:
         engine.set_batch_fn(batch_function(objective, neox_args.padded_vocab_size))
-    engine.loaded_iteration = load_checkpoint(neox_args, engine, optimizer, lr_scheduler, iteration=iteration)
+    if without_optimizer:
+        engine.loaded_iteration = started_at or 0
+    else:
+        engine.loaded_iteration = load_checkpoint(neox_args, engine, optimizer, lr_scheduler, iteration=iteration)
     return engine, optimizer, lr_scheduler, None
 
 

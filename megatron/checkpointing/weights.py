@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from megatron import mpu
-from megatron.checkpointing.load import check_checkpoint_args, choose_checkpoint
+from megatron.checkpointing.choose import choose_checkpoint
+from megatron.checkpointing.load import check_checkpoint_args, restore_rng
 from megatron.checkpointing.manifest import read_manifest
 from megatron.checkpointing.names import iteration_of_tag
 from megatron.checkpointing.safe_engine import load_file
@@ -148,16 +149,43 @@ def load_for_inference(neox_args, module: torch.nn.Module, iteration: int | None
     Returns: the iteration it was saved at.
     Raises: CheckpointError when there is none, or it is damaged or of another model.
     """
+    directory = load_weights_only(neox_args, module, iteration)
+    if directory is None:
+        raise CheckpointError(f"load: there is no checkpoint in {neox_args.load}")
+    return _iteration_of(directory)
+
+
+def load_weights_only(neox_args, module: torch.nn.Module, iteration: int | None = None) -> Path | None:
+    """load_for_inference for a run that may also start afresh. Returns: the checkpoint's folder, None if there is none."""
     tag = choose_checkpoint(neox_args, iteration)
     if tag is None:
-        raise CheckpointError(f"load: there is no checkpoint in {neox_args.load}")
+        return None
     directory = Path(neox_args.load, tag)
-    description = read_manifest(directory) or {}
-    saved = description.get("args", {})
+    saved = (read_manifest(directory) or {}).get("args", {})
     check_checkpoint_args(neox_args, {name: saved[name] for name in saved if name not in _OF_THE_LAYOUT})
     load_weights(module, directory, neox_args.tokenizer.vocab_size)
     print_rank_0(f"loaded the weights of {directory}")
-    return description.get("iteration", iteration_of_tag(tag) or 0)
+    return directory
+
+
+def warm_start(neox_args, module: torch.nn.Module, iteration: int | None = None) -> int | None:
+    """Start training from the weights of a checkpoint, without its optimizer, before the engine is built.
+
+    `finetune` starts counting at 0; `no_load_optim` goes on from the checkpoint's iteration and random states.
+    Returns: the iteration to start at, None if there was nothing to load.
+    """
+    directory = load_weights_only(neox_args, module, iteration)
+    if directory is None:
+        return None
+    if neox_args.finetune:
+        return 0
+    restore_rng(neox_args, directory, {})
+    return _iteration_of(directory)
+
+
+def _iteration_of(directory: Path) -> int:
+    description = read_manifest(directory) or {}
+    return description.get("iteration", iteration_of_tag(directory.name) or 0)
 
 
 def load_weights(module: torch.nn.Module, directory: str | Path, vocabulary: int) -> None:

@@ -62,8 +62,10 @@ def get_learning_rate_scheduler(optimizer, neox_args) -> AnnealingLR | None:
     )
 
 
-def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
+def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh: bool = True):
     """Wrap the model, its optimizer and its schedule into a DeepSpeed engine.
+
+    Args: fresh: the model has its initial weights.
 
     Returns: (engine, optimizer as DeepSpeed wrapped it, learning rate scheduler).
     """
@@ -89,7 +91,8 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
         engine.set_has_attention_mask(False)
     engine.checkpoint_engine = SafeCheckpointEngine()
     engine.clip_fp32_gradients = partial(clip_gradients, engine)
-    restore_full_precision_masters(engine, neox_args)
+    if fresh:
+        restore_full_precision_masters(engine, neox_args)
     print_rank_0(f"parameters of this rank: {sum(p.numel() for p in model.parameters()):,}")
     return engine, optimizer, scheduler
 
@@ -106,6 +109,9 @@ def engine_config(neox_args) -> dict:
     config["zero_allow_untested_optimizer"] = True
     if neox_args.precision != "fp32" and neox_args.zero_stage == 0:
         config["zero_optimization"] = {**config["zero_optimization"], "stage": 1}
+    if neox_args.sequence_parallel:
+        # What travels between stages is different on every tensor-parallel rank then, and must not be cut and regathered.
+        config["pipeline"] = {**config.get("pipeline", {}), "pipe_partitioned": False, "grad_partitioned": False}
     return config
 
 

@@ -51,7 +51,7 @@ def generate(arguments):
     import generate
 
     generate.main(arguments)
-    return torch.distributed.get_world_size()
+    return torch.distributed.is_initialized()
 
 
 def write_config(path, settings):
@@ -86,7 +86,7 @@ def test_a_saved_model_is_loaded_and_continues_prompts_as_it_did_in_memory(world
         "maximum_tokens": 6,
     }
     config = write_config(tmp_path / "config.json", settings | keys)
-    assert run_distributed(generate, world_size, [config], init=False) == [world_size] * world_size
+    assert run_distributed(generate, world_size, [config], init=False) == [False] * world_size
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["context"] for record in records] == PROMPTS.split("\n")
     assert [record["text"] for record in records] == expected

@@ -14,6 +14,7 @@ LAYOUTS = {
     "pp1": {"pipe_parallel_size": 1},
     "tp2+sp": {"processes": 2, "model_parallel_size": 2, "sequence_parallel": True},
     "tp2xpp2": {"processes": 4, "model_parallel_size": 2, "pipe_parallel_size": 2},
+    "tp2xpp2+sp": {"processes": 4, "model_parallel_size": 2, "pipe_parallel_size": 2, "sequence_parallel": True},
     "dp2xtp2": {"processes": 4, "model_parallel_size": 2},
     "dp2+zero1": {"processes": 2, "zero_optimization": {"stage": 1}},
     "dp2+zero2": {"processes": 2, "zero_optimization": {"stage": 2}},

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest
-from megatron.checkpointing.load import _choose
+from megatron.checkpointing.choose import _choose
 from megatron.checkpointing.names import get_checkpoint_tag, saved_iterations
 from megatron.common.errors import CheckpointError
 

@@ -1,0 +1,73 @@
+"""Which checkpoint to load: the newest one that can be believed, or the one asked for if it can be."""
+
+from pathlib import Path
+
+import torch
+
+from megatron.checkpointing import manifest
+from megatron.checkpointing.names import get_checkpoint_tag, iteration_of_tag, read_latest, saved_iterations
+from megatron.common.console import info, warn
+from megatron.common.errors import CheckpointError
+
+
+def choose_checkpoint(neox_args, iteration: int | None = None) -> str | None:
+    """The tag to load, the same on all ranks; None when a run starts afresh. Rank 0 decides and verifies.
+
+    Raises: CheckpointError if `load` has nothing to offer, unless `load` is also where this run will save.
+    """
+    if not neox_args.load:
+        return None
+    decision = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            decision = [_choose(neox_args, iteration), None]
+        except CheckpointError as error:
+            decision = [None, str(error)]
+    torch.distributed.broadcast_object_list(decision, src=0)
+    if decision[1] is not None:
+        raise CheckpointError(decision[1])
+    return decision[0]
+
+
+def _choose(neox_args, iteration: int | None) -> str | None:
+    directory = Path(neox_args.load)
+    if iteration is not None:
+        return _named_checkpoint(directory, iteration)
+    candidates = _candidates(directory)
+    if not candidates:
+        if neox_args.save and Path(neox_args.save).resolve() == directory.resolve():
+            info(f"no checkpoint in {directory} yet: starting from scratch")
+            return None
+        raise CheckpointError(f"load: there is no checkpoint in {directory}; to start from scratch leave `load` out")
+    for tag in candidates:
+        problem = manifest.problem(directory / tag)
+        if problem is None:
+            return tag
+        warn(f"not loading {directory / tag}: {problem}; trying the one before it")
+    raise CheckpointError(f"load: every checkpoint in {directory} is damaged (the reasons are above)")
+
+
+def _named_checkpoint(directory: Path, iteration: int) -> str:
+    tag = get_checkpoint_tag(iteration)
+    available = saved_iterations(directory) if directory.is_dir() else []
+    if iteration not in available:
+        listed = ", ".join(map(str, available)) or "none"
+        raise CheckpointError(f"load: {directory} has no checkpoint of iteration {iteration}; available: {listed}")
+    problem = manifest.problem(directory / tag)
+    if problem is not None:
+        raise CheckpointError(f"load: {directory / tag} is damaged: {problem}")
+    return tag
+
+
+def _candidates(directory: Path) -> list[str]:
+    """Tags from the newest to the oldest. A checkpoint without a manifest, of another program, counts only if `latest`
+    names it: nothing else says that it is complete."""
+    if not directory.is_dir():
+        return []
+    latest = read_latest(directory)
+    tags = [get_checkpoint_tag(iteration) for iteration in reversed(saved_iterations(directory))]
+    believable = [tag for tag in tags if tag == latest or (directory / tag / manifest.MANIFEST).is_file()]
+    # `latest` may name a folder that is not called global_stepN, as converted checkpoints do ("0").
+    if latest and iteration_of_tag(latest) is None and (directory / latest).is_dir():
+        believable.insert(0, latest)
+    return believable
