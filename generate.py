@@ -10,6 +10,7 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
     Args: input_args: command line, None takes sys.argv; overwrite_values: config values that win over it.
     """
     from megatron.engine.inference import setup_for_inference_or_eval
+    from megatron.initialize import shut_down
 
     model, neox_args = setup_for_inference_or_eval(
         use_cache=True, overwrite_values=overwrite_values, input_args=input_args
@@ -25,6 +26,7 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
             "choose unconditional, input-file or interactive"
         )
     generate(neox_args, model)
+    shut_down()
 
 
 def sampling_options(neox_args) -> dict:
