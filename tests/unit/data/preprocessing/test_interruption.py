@@ -136,12 +136,12 @@ class Command:
         )
 
     def workers(self) -> list[int]:
-        """Ids of the two workers, waiting until both are there and the output is open."""
-        part = Path(f"{self.prefix}_text_document.sizes.part")
+        """Ids of the two workers, waiting until both are there and have written."""
+        part = Path(f"{self.prefix}_text_document.bin.part")
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = [pid for pid in children(self.process.pid) if "spawn_main" in command_line(pid)]
-            if len(found) == 2 and part.exists():
+            if len(found) == 2 and part.exists() and part.stat().st_size:
                 return found
             time.sleep(0.05)
         raise AssertionError("the workers did not start")
