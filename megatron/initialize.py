@@ -55,7 +55,13 @@ def initialize_distributed(neox_args) -> None:
     if not torch.distributed.is_initialized():
         if "RANK" not in os.environ:
             # Started without a launcher: a job of one process, whose port is nobody else's business.
-            alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+            alone = {
+                "RANK": 0,
+                "LOCAL_RANK": 0,
+                "WORLD_SIZE": 1,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": _free_port(),
+            }
             os.environ.update({name: str(value) for name, value in alone.items()})
         try:
             deepspeed.init_distributed(
@@ -118,8 +124,8 @@ def _settle_deepspeed(deepspeed) -> None:
 def set_random_seed(seed: int) -> None:
     """Seed every generator. Initial weights do not depend on these (megatron.mpu.parameters); dropout does.
 
-    Data-parallel replicas and pipeline stages draw different dropout masks; tensor-parallel ranks draw the same from the
-    default generator (they hold the same activations) and different ones inside tensor-parallel regions.
+    Data-parallel replicas and pipeline stages draw different dropout masks; tensor-parallel ranks draw the same from
+    the default generator (they hold the same activations) and different ones inside tensor-parallel regions.
     """
     if seed is None or seed <= 0:
         raise ConfigError(f"seed must be a positive integer, not {seed}")

@@ -26,11 +26,13 @@ from megatron.objectives import build_objective
 
 __all__ = [
     "backward_step",
+    "collect_loss_for_unit_test",
     "evaluate",
     "evaluate_and_print_results",
     "forward_step",
     "get_batch",
     "get_batch_pipe",
+    "get_batch_sequential",
     "get_learning_rate_scheduler",
     "get_model",
     "get_optimizer",
@@ -57,7 +59,9 @@ def pretrain(neox_args) -> None:
     timers("data loaders").stop()
 
     timers("model and optimizer").start()
-    engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(neox_args, iteration=neox_args.iteration)
+    engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(
+        neox_args, iteration=neox_args.iteration
+    )
     state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
     timers("model and optimizer").stop()
 
@@ -69,7 +73,16 @@ def pretrain(neox_args) -> None:
     metrics = Metrics(neox_args)
     if state.do_train and state.iteration < neox_args.train_iters:
         train(
-            neox_args, timers, engine, reference, optimizer, lr_scheduler, train_data, valid_data, state, metrics
+            neox_args,
+            timers,
+            engine,
+            reference,
+            optimizer,
+            lr_scheduler,
+            train_data,
+            valid_data,
+            state,
+            metrics,
         )
     finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
 
@@ -128,7 +141,9 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     if without_optimizer:
         engine.loaded_iteration = started_at or 0
     else:
-        engine.loaded_iteration = load_checkpoint(neox_args, engine, optimizer, lr_scheduler, iteration=iteration)
+        engine.loaded_iteration = load_checkpoint(
+            neox_args, engine, optimizer, lr_scheduler, iteration=iteration
+        )
     return engine, optimizer, lr_scheduler, None
 
 
@@ -164,9 +179,10 @@ def train(
             )
             state.advance(skipped)
             overflow.check(skipped)
+            rate, scale = model.get_lr()[0], _loss_scale(neox_args, model)
             report_memory_flag = training_log(
-                neox_args, timers, losses, totals, _learning_rate(model), state.iteration, _loss_scale(neox_args, model),
-                report_memory_flag, skipped, model, optimizer, metrics=metrics,
+                neox_args, timers, losses, totals, rate, state.iteration, scale, report_memory_flag, skipped, model,
+                optimizer, metrics=metrics,
             )  # fmt: skip
             if neox_args.save and is_save_iter(neox_args, state.iteration):
                 _save(neox_args, timers, model, state)
@@ -197,7 +213,12 @@ def train_step(
         losses = train_step_pipe(neox_args, timers, model, data_iterator)
     else:
         losses = _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, reference_model)
+    collect_loss_for_unit_test(losses["lm_loss"])
     return losses, model.skipped_steps - skipped_before
+
+
+def collect_loss_for_unit_test(lm_ss: torch.Tensor) -> None:
+    """Called with the loss of every step; does nothing unless somebody replaces it to listen in."""
 
 
 def train_step_pipe(neox_args, timers, model, data_iterator) -> dict[str, torch.Tensor]:
@@ -224,7 +245,13 @@ def _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, r
 
 
 def forward_step(
-    data_iterator, model, neox_args, timers, return_logits: bool = False, is_train: bool = False, reference_model=None
+    data_iterator,
+    model,
+    neox_args,
+    timers,
+    return_logits: bool = False,
+    is_train: bool = False,
+    reference_model=None,
 ):
     """Loss of one micro-batch: (loss, metrics), or (loss, logits, metrics).
 
@@ -256,6 +283,11 @@ def get_batch(neox_args, data_iterator) -> tuple:
     return tokens, labels, loss_mask, None, position_ids
 
 
+def get_batch_sequential(forward_input: tuple, neox_args) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the plain model is fed of (tokens, position_ids, ...): those two; attention needs no mask."""
+    return tuple(forward_input[:2])
+
+
 def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
     """A batch for the pipeline engine: ((tokens, position_ids), (labels, loss_mask))."""
     return build_objective(neox_args).collate(to_device(data, neox_args.padded_vocab_size))
@@ -278,7 +310,9 @@ def evaluate(
         if verbose and (iteration + 1) % neox_args.log_interval == 0:
             print_rank_0(f"evaluating iteration {iteration + 1}/{neox_args.eval_iters}")
         for _ in range(calls):
-            loss, metrics = forward_step_fn(data_iterator, model, neox_args, timers, reference_model=reference_model)
+            loss, metrics = forward_step_fn(
+                data_iterator, model, neox_args, timers, reference_model=reference_model
+            )
             collected.append({**metrics, "lm_loss": loss.detach()})
     model.train()
     results = {name: float(value) for name, value in _mean_over_replicas(collected).items()}
@@ -338,16 +372,15 @@ def _evaluation_due(neox_args, state: TrainState) -> bool:
     interval = neox_args.eval_interval
     # The end of training has an evaluation of its own.
     return bool(
-        state.do_valid and interval and state.iteration % interval == 0 and state.iteration < neox_args.train_iters
+        state.do_valid
+        and interval
+        and state.iteration % interval == 0
+        and state.iteration < neox_args.train_iters
     )
 
 
 def _exit_due(neox_args, state: TrainState) -> bool:
     return bool(neox_args.exit_interval and state.iteration % neox_args.exit_interval == 0)
-
-
-def _learning_rate(model) -> float:
-    return model.get_lr()[0]
 
 
 def _loss_scale(neox_args, model) -> float | None:

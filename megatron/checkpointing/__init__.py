@@ -1,6 +1,7 @@
 """Saving and loading: DeepSpeed's tree of files, written whole or not at all, verified before it is believed."""
 
-from megatron.checkpointing.load import check_checkpoint_args, load_checkpoint
+from megatron.checkpointing.checks import check_checkpoint_args
+from megatron.checkpointing.load import load_checkpoint
 from megatron.checkpointing.names import ensure_directory_exists, get_checkpoint_name, get_checkpoint_tag
 from megatron.checkpointing.retention import delete_old_checkpoints
 from megatron.checkpointing.save import save_checkpoint, save_ds_checkpoint

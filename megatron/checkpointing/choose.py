@@ -38,7 +38,9 @@ def _choose(neox_args, iteration: int | None) -> str | None:
         if neox_args.save and Path(neox_args.save).resolve() == directory.resolve():
             info(f"no checkpoint in {directory} yet: starting from scratch")
             return None
-        raise CheckpointError(f"load: there is no checkpoint in {directory}; to start from scratch leave `load` out")
+        raise CheckpointError(
+            f"load: there is no checkpoint in {directory}; to start from scratch leave `load` out"
+        )
     for tag in candidates:
         problem = manifest.problem(directory / tag)
         if problem is None:
@@ -52,7 +54,9 @@ def _named_checkpoint(directory: Path, iteration: int) -> str:
     available = saved_iterations(directory) if directory.is_dir() else []
     if iteration not in available:
         listed = ", ".join(map(str, available)) or "none"
-        raise CheckpointError(f"load: {directory} has no checkpoint of iteration {iteration}; available: {listed}")
+        raise CheckpointError(
+            f"load: {directory} has no checkpoint of iteration {iteration}; available: {listed}"
+        )
     problem = manifest.problem(directory / tag)
     if problem is not None:
         raise CheckpointError(f"load: {directory / tag} is damaged: {problem}")

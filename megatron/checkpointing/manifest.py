@@ -24,7 +24,9 @@ def file_record(path: Path) -> dict:
 def content_files(directory: Path) -> list[str]:
     """Relative names of all files of a checkpoint but the manifest, sorted."""
     return sorted(
-        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST
+        str(path.relative_to(directory))
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != MANIFEST
     )
 
 

@@ -26,7 +26,9 @@ def partial_tag(iteration: int) -> str:
 def saved_iterations(directory: str | Path) -> list[int]:
     """Iterations of all checkpoint folders, ascending; symbolic links do not count."""
     found = [
-        iteration_of_tag(path.name) for path in Path(directory).glob("global_step*") if path.is_dir() and not path.is_symlink()
+        iteration_of_tag(path.name)
+        for path in Path(directory).glob("global_step*")
+        if path.is_dir() and not path.is_symlink()
     ]
     return sorted(iteration for iteration in found if iteration is not None)
 
@@ -37,7 +39,9 @@ def read_latest(directory: str | Path) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
-def get_checkpoint_name(checkpoints_path: str, iteration: int, release: bool = False, mp_rank: int | None = None) -> str:
+def get_checkpoint_name(
+    checkpoints_path: str, iteration: int, release: bool = False, mp_rank: int | None = None
+) -> str:
     """File name of Megatron's older layout: `iter_0000010/mp_rank_00/model_optim_rng.pt`."""
     if mp_rank is None:
         from megatron import mpu

@@ -7,8 +7,9 @@ import numpy
 import torch
 
 from megatron import mpu
-from megatron.common import device
 from megatron.checkpointing.safe_engine import load_file
+from megatron.common import device
+from megatron.common.console import warn
 
 _KEYS = ("random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state", "rng_tracker_states")
 
@@ -45,6 +46,17 @@ def saved_rng_state(directory: str | Path, client_state: dict, rank: int) -> dic
     if all(key in client_state for key in _KEYS):
         return {key: client_state[key] for key in _KEYS}
     return None
+
+
+def restore_rng(neox_args, directory: Path, client_state: dict) -> None:
+    """Restore this rank's random states unless the config says not to."""
+    if neox_args.no_load_rng or neox_args.finetune:
+        return
+    state = saved_rng_state(directory, client_state, torch.distributed.get_rank())
+    if state is None:
+        warn(f"{directory} holds no random states (no_save_rng?): going on with fresh ones")
+    else:
+        restore_rng_state(state)
 
 
 def _as_tuples(value):

@@ -15,4 +15,6 @@ def is_save_iter(neox_args, iteration: int) -> bool:
         return iteration % int(factor) == 0
     exponent = math.log(iteration, factor)
     # The powers on both sides, so that rounding of the logarithm cannot miss one.
-    return any(int(factor**power) == iteration for power in range(max(0, int(exponent) - 1), int(exponent) + 3))
+    return any(
+        int(factor**power) == iteration for power in range(max(0, int(exponent) - 1), int(exponent) + 3)
+    )

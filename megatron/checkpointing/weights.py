@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from megatron import mpu
+from megatron.checkpointing.checks import check_checkpoint_args
 from megatron.checkpointing.choose import choose_checkpoint
-from megatron.checkpointing.load import check_checkpoint_args, restore_rng
 from megatron.checkpointing.manifest import read_manifest
 from megatron.checkpointing.names import iteration_of_tag
+from megatron.checkpointing.rng import restore_rng
 from megatron.checkpointing.safe_engine import load_file
 from megatron.common.console import print_rank_0
 from megatron.common.errors import CheckpointError
@@ -156,7 +157,10 @@ def load_for_inference(neox_args, module: torch.nn.Module, iteration: int | None
 
 
 def load_weights_only(neox_args, module: torch.nn.Module, iteration: int | None = None) -> Path | None:
-    """load_for_inference for a run that may also start afresh. Returns: the checkpoint's folder, None if there is none."""
+    """load_for_inference for a run that may also start afresh.
+
+    Returns: the checkpoint's folder, None if there is none.
+    """
     tag = choose_checkpoint(neox_args, iteration)
     if tag is None:
         return None

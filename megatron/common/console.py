@@ -63,9 +63,9 @@ def human_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of long work: a bar on a terminal, a plain line every few seconds in a log; both with rate and time left.
+    """Progress of long work: a bar on a terminal, a plain line every few seconds in a log; with rate and time left.
 
-    Args: total: amount of work in `unit`s (None if unknown); unit: its name, "B" is shown as bytes; label: what is done.
+    Args: total: amount of work in `unit`s, None if unknown; unit: its name, "B" is shown as bytes; label: what is done.
     """
 
     def __init__(self, total: float | None, unit: str, label: str, enabled: bool = True):

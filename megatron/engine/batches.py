@@ -16,8 +16,8 @@ def to_device(batch: dict[str, torch.Tensor], vocabulary: int) -> dict[str, torc
     text = batch["text"]
     if not text.is_cuda and int(text.max()) >= vocabulary:
         raise DataError(
-            f"the data has token {int(text.max())} and the model a vocabulary of {vocabulary}: the data was prepared with "
-            "another tokenizer than tokenizer_type and vocab_file name"
+            f"the data has token {int(text.max())} and the model a vocabulary of {vocabulary}: the data was "
+            "prepared with another tokenizer than tokenizer_type and vocab_file name"
         )
     target = device.current_device()
     return {key: value.to(target, non_blocking=True) for key, value in batch.items()}

@@ -1,7 +1,7 @@
 """Gradient clipping by the global norm, for runs whose gradients DeepSpeed leaves in the parameters (fp32, ZeRO off).
 
-DeepSpeed's own fp32 clipping asks the pipeline grid for the model-parallel rank, which counts pipeline stages too, and so
-leaves the unsharded parameters of all later stages out of the norm.
+DeepSpeed's own fp32 clipping asks the pipeline grid for the model-parallel rank, which counts pipeline stages too, and
+so leaves the unsharded parameters of all later stages out of the norm.
 """
 
 import torch

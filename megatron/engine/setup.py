@@ -27,13 +27,15 @@ def get_model(neox_args, use_cache: bool = False) -> torch.nn.Module:
     return model
 
 
-def get_optimizer(model: torch.nn.Module, neox_args) -> tuple[torch.optim.Optimizer | None, list[dict]]:
+def get_optimizer(
+    model: torch.nn.Module, neox_args, dummy: bool = False
+) -> tuple[torch.optim.Optimizer | None, list[dict]]:
     """Optimizer and its parameter groups: matrices decay, biases and norms do not.
 
-    Returns (None, groups) when the config has no optimizer, as inference and evaluation have none.
+    Returns (None, groups) for a `dummy`, and when the config has no optimizer, as inference and evaluation have none.
     """
     param_groups = get_params_for_weight_decay_optimization(model, neox_args)
-    if neox_args.optimizer is None:
+    if dummy or neox_args.optimizer is None:
         return None, param_groups
     optimizer = build_optimizer(
         neox_args.optimizer_type, param_groups, dict(neox_args.optimizer["params"]), neox_args.weight_decay
@@ -110,8 +112,12 @@ def engine_config(neox_args) -> dict:
     if neox_args.precision != "fp32" and neox_args.zero_stage == 0:
         config["zero_optimization"] = {**config["zero_optimization"], "stage": 1}
     if neox_args.sequence_parallel:
-        # What travels between stages is different on every tensor-parallel rank then, and must not be cut and regathered.
-        config["pipeline"] = {**config.get("pipeline", {}), "pipe_partitioned": False, "grad_partitioned": False}
+        # What travels between stages differs between tensor-parallel ranks then and must not be cut and regathered.
+        config["pipeline"] = {
+            **config.get("pipeline", {}),
+            "pipe_partitioned": False,
+            "grad_partitioned": False,
+        }
     return config
 
 

@@ -41,7 +41,11 @@ def training_log(
     seconds = timers("interval time").elapsed() / neox_args.log_interval
     waited = timers("data wait").elapsed() / neox_args.log_interval
     speed = _speed(neox_args, seconds)
-    print_rank_0(_line(neox_args, iteration, seconds, waited, learning_rate, values, loss_scale, speed, total_loss_dict))
+    print_rank_0(
+        _line(
+            neox_args, iteration, seconds, waited, learning_rate, values, loss_scale, speed, total_loss_dict
+        )
+    )
     if metrics is not None:
         tags = {f"train/{name.replace(' ', '_')}": value for name, value in values.items()}
         tags |= {"train/learning_rate": learning_rate, "train/loss_scale": loss_scale}
@@ -61,7 +65,9 @@ def training_log(
 def report_memory(name: str) -> None:
     """Print this process's device memory in MB."""
     stats = device.memory_stats()
-    print_rank_0(f"{name} memory (MB)" + "".join(f" | {key}: {value / 1e6:.1f}" for key, value in stats.items()))
+    print_rank_0(
+        f"{name} memory (MB)" + "".join(f" | {key}: {value / 1e6:.1f}" for key, value in stats.items())
+    )
 
 
 def _accumulate(totals: dict, losses: dict[str, torch.Tensor], skipped: int) -> None:
@@ -76,7 +82,9 @@ def _accumulate(totals: dict, losses: dict[str, torch.Tensor], skipped: int) -> 
 
 def _interval_means(totals: dict) -> dict[str, float]:
     steps = max(1, totals[ADVANCED])
-    return {name: float(total) / steps for name, total in totals.items() if name not in (ADVANCED, SKIPPED, NAN)}
+    return {
+        name: float(total) / steps for name, total in totals.items() if name not in (ADVANCED, SKIPPED, NAN)
+    }
 
 
 def _speed(neox_args, seconds: float) -> dict[str, float]:

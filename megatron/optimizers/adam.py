@@ -45,5 +45,5 @@ def adam(param_groups: list[dict], params: dict):
 
 @register("optimizer", "cpu_adam", "cpu_torch_adam")
 def cpu_adam(param_groups: list[dict], params: dict):
-    """torch's AdamW: fused (vectorised) for the parameters and states that live in host memory, and nothing to compile."""
+    """torch's fused AdamW for parameters and states in host memory: vectorised, and nothing to compile."""
     return torch.optim.AdamW(param_groups, fused=True, **adam_settings(params))

@@ -51,6 +51,6 @@ def test_public_names_are_importable_with_their_parameters(module):
 
 
 def test_the_list_is_read_whole():
-    assert len(SURFACE) > 250
+    assert len(SURFACE) > 240
     assert ("megatron.mpu", "set_model_parallel_rank", ["rank"]) in SURFACE
     assert ("megatron.mpu", "divide", None) in SURFACE

@@ -34,7 +34,9 @@ TINY = {
 }
 
 
-def run_command(arguments: list, directory: Path, check: bool = True, timeout: float = 180, env: dict | None = None):
+def run_command(
+    arguments: list, directory: Path, check: bool = True, timeout: float = 180, env: dict | None = None
+):
     """Run `python ARGUMENTS` in `directory`; scripts are named relative to the repository."""
     process = subprocess.run(
         [sys.executable, *_resolved(arguments)],
@@ -67,7 +69,9 @@ def environment() -> dict:
 
 def _resolved(arguments: list) -> list[str]:
     script, *rest = map(str, arguments)
-    rest = [str(REPOSITORY / item) if item in ("train.py", "generate.py", "eval.py") else item for item in rest]
+    rest = [
+        str(REPOSITORY / item) if item in ("train.py", "generate.py", "eval.py") else item for item in rest
+    ]
     return [str(REPOSITORY / script), *rest]
 
 

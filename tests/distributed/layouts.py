@@ -34,7 +34,7 @@ BASE = {
 
 
 def samples(first: int, count: int) -> torch.Tensor:
-    """Samples first..first+count-1, int64 [count, s+1]; a fixed successor rule with noise, so there is something to learn."""
+    """Samples first..first+count-1, int64 [count, s+1]: a fixed successor rule with noise, something to learn."""
     rows = []
     for number in range(first, first + count):
         generator = torch.Generator().manual_seed(1000 + number)
@@ -100,7 +100,12 @@ def capture_first_gradients(engine, gradients: dict) -> None:
                 hooked = hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id")
                 gradient = safe_get_full_grad(parameter) if hooked else parameter.grad
                 spec = parameter.spec
-                gradients[name] = (gradient.detach().float().cpu().clone(), spec.shard_dim, spec.blocks, spec.logical_shape)
+                gradients[name] = (
+                    gradient.detach().float().cpu().clone(),
+                    spec.shard_dim,
+                    spec.blocks,
+                    spec.logical_shape,
+                )
         return take_step(*args, **kwargs)
 
     engine._take_model_step = capture_then_step

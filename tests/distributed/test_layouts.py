@@ -30,7 +30,11 @@ LAYOUTS = {
 }  # fmt: skip
 ARCHITECTURES = {
     "parallel residual, untied": {},
-    "sequential residual, tied, learned": {"gpt_j_residual": False, "no_weight_tying": False, "pos_emb": "learned"},
+    "sequential residual, tied, learned": {
+        "gpt_j_residual": False,
+        "no_weight_tying": False,
+        "pos_emb": "learned",
+    },
 }
 
 

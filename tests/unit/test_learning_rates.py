@@ -13,14 +13,29 @@ GOLDEN = {
     + [1e-4] * 4,
     "cosine": [1e-4, 1e-4, 5e-4, 1e-3, 9.9972587216e-4, 9.3971143170e-4, 6.2814167995e-4, 2.6074557564e-4]
     + [1.0027412784e-4, 1e-4, 1e-4, 1e-4],
-    "exponential": [1e-4, 1e-4, 5e-4, 1e-3, 9.9232956906e-4, 8.9092057224e-4, 7.3491531801e-4, 6.0622747019e-4]
+    "exponential": [
+        1e-4,
+        1e-4,
+        5e-4,
+        1e-3,
+        9.9232956906e-4,
+        8.9092057224e-4,
+        7.3491531801e-4,
+        6.0622747019e-4,
+    ]
     + [5.0393902519e-4, 5.0007359570e-4, 4.6301306831e-4, 3.4027539634e-4],
 }
 
 
 def schedule(style="cosine", **options):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    settings = {"start_lr": 1e-3, "warmup_iter": 10, "total_iters": 100, "last_iter": 0, "min_lr": 1e-4} | options
+    settings = {
+        "start_lr": 1e-3,
+        "warmup_iter": 10,
+        "total_iters": 100,
+        "last_iter": 0,
+        "min_lr": 1e-4,
+    } | options
     return AnnealingLR(optimizer, decay_style=style, **settings)
 
 

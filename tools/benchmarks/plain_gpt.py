@@ -33,7 +33,9 @@ class Block(nn.Module):
         batch, sequence, hidden = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, sequence, self.heads, 3 * hidden // self.heads)
         q, k, v = qkv.transpose(1, 2).chunk(3, dim=-1)
-        attended = functional.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        attended = functional.scaled_dot_product_attention(
+            rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True
+        )
         attention = self.dense(attended.transpose(1, 2).reshape(batch, sequence, hidden))
         return x + attention + self.down(functional.gelu(self.up(self.norm_mlp(x))))
 

@@ -19,11 +19,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-import numpy
+import numpy  # noqa: E402
 
-from megatron.common.errors import NeoXError, run_main
-from megatron.data.indexed_dataset import make_builder
-from tools.benchmarks.table import print_table
+from megatron.common.errors import NeoXError, run_main  # noqa: E402
+from megatron.data.indexed_dataset import make_builder  # noqa: E402
+from tools.benchmarks.table import print_table  # noqa: E402
 
 CONFIG = {
     "tokenizer_type": "CharLevelTokenizer", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
@@ -70,12 +70,18 @@ def seconds_to_import(environment: dict) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TORCH_EXTENSIONS_DIR": str(directory / "extensions")}
+        environment = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "TORCH_EXTENSIONS_DIR": str(directory / "extensions"),
+        }
         environment["XDG_CACHE_HOME"] = str(directory / "cache")
         write_data(directory)
         seconds_to_import(environment)

@@ -3,8 +3,8 @@
     python tools/benchmarks/training_step.py                  a small model in fp32, on CPU or GPU
     python tools/benchmarks/training_step.py --shape 160M     Pythia shapes in bf16, on a GPU (also 410M, 1.4B)
 
-On a GPU the plain loop runs under torch.compile and autocast with fused AdamW. Both sides see the same random tokens and
-take turns, so that a change of the machine's clock strikes both. FLOPs: megatron/logging/flops.py.
+On a GPU the plain loop runs under torch.compile and autocast with fused AdamW. Both sides see the same random tokens
+and take turns, so that a change of the machine's clock strikes both. FLOPs: megatron/logging/flops.py.
 """
 
 import argparse
@@ -83,7 +83,9 @@ def plain_side(shape: tuple, precision: str):
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8, fused=True)
     forward = torch.compile(model) if device.type == "cuda" else model
-    cast = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+    cast = (
+        torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+    )
 
     def step(micro_batches: list[torch.Tensor]) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -130,9 +132,13 @@ def with_peak_memory(build, batch: list[torch.Tensor]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--micro-batch", type=int, default=None, help="samples per forward pass (default: 16, or 4 on CPU)")
+    parser.add_argument(
+        "--micro-batch", type=int, default=None, help="samples per forward pass (default: 16, or 4 on CPU)"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="steps per round")
     parser.add_argument("--peak-tflops", type=float, default=None, help="the device's peak, for MFU")
@@ -158,7 +164,12 @@ def main() -> None:
     seconds = measure(sides, batch, options.rounds, options.steps)
     rows = []
     for name, value in seconds.items():
-        row = [name, f"{tokens / value:,.0f}", f"{value * 1000:.1f}", f"{seconds['plain PyTorch'] / value:.3f}"]
+        row = [
+            name,
+            f"{tokens / value:,.0f}",
+            f"{value * 1000:.1f}",
+            f"{seconds['plain PyTorch'] / value:.3f}",
+        ]
         if options.peak_tflops:
             row.append(f"{100 * flops / value / options.peak_tflops / 1e12:.1f} %")
         if built[name][1] is not None:
@@ -166,7 +177,11 @@ def main() -> None:
         rows.append(row)
     header = ["side", "tokens/s", "ms/step", "ratio to plain"] + (["MFU"] if options.peak_tflops else [])
     header += ["peak memory"] if door.has_accelerator() else []
-    print_table(f"training step, {options.shape}, {precision}, micro-batch {micro_batch}, {tokens} tokens/step", header, rows)
+    print_table(
+        f"training step, {options.shape}, {precision}, micro-batch {micro_batch}, {tokens} tokens/step",
+        header,
+        rows,
+    )
 
 
 if __name__ == "__main__":

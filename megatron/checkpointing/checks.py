@@ -1,0 +1,46 @@
+"""Whether a checkpoint fits the run."""
+
+from pathlib import Path
+
+from megatron.checkpointing import manifest, provenance
+from megatron.common.errors import CheckpointError
+
+# Settings of the layout without which DeepSpeed's files of another run cannot be read by this one.
+_LAYOUT = ("data_parallel_size", "model_parallel_size", "pipe_parallel_size", "zero_stage")
+
+
+def check_checkpoint_args(neox_args, checkpoint_args: dict) -> None:
+    """Compare the model settings of a checkpoint with the config's.
+
+    Raises: CheckpointError naming every setting that differs.
+    """
+    own = provenance.checkpoint_args(neox_args)
+    differing = [
+        f"{name} is {checkpoint_args[name]} in the checkpoint and {own[name]} in the config"
+        for name in own
+        if name in checkpoint_args and checkpoint_args[name] != own[name]
+    ]
+    if differing:
+        raise CheckpointError(
+            f"the checkpoint in {neox_args.load} is of another model: " + "; ".join(differing)
+        )
+
+
+def check_layout(neox_args, directory: Path) -> None:
+    """Compare model and layout with what the manifest says, before DeepSpeed reads anything.
+
+    Raises: CheckpointError naming the settings that differ.
+    """
+    description = manifest.read_manifest(directory)
+    if description is None:
+        return
+    check_checkpoint_args(neox_args, description.get("args", {}))
+    saved, own = description.get("layout", {}), provenance.layout(neox_args)
+    differing = [
+        f"{name} {saved[name]} (now {own[name]})" for name in _LAYOUT if saved.get(name) != own[name]
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{directory} was saved with {', '.join(differing)}; resuming its optimizer in another layout is not "
+            "supported yet: run with the saved layout, or take the weights only with no_load_optim or finetune"
+        )
