@@ -1,6 +1,6 @@
 """From a block of documents to token ids; what a preprocessing worker does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ import numpy as np
 from megatron.common.documents import Block
 from megatron.common.documents.blocks import BLOCK_BYTES
 from megatron.common.documents.long_records import LongText
-from megatron.common.optional import require
 from megatron.tokenizer.abstract import AbstractTokenizer
 from megatron.tokenizer.build import TokenizerSpec
 from megatron.tokenizer.splitting import TextCutter, strip_wrapping
@@ -76,7 +75,7 @@ class Encoder:
         self.tokenizer = tokenizer or job.tokenizer.build()
         self.cutter = TextCutter(self.tokenizer)
         self._eod = self.tokenizer.eod if job.append_eod else None
-        self._clean = require("ftfy", "", "--ftfy").fix_text if job.ftfy else None
+        self._clean = _fix_text() if job.ftfy else None
 
     def __call__(self, block: Block) -> EncodedBlock:
         found = block.texts(self.job.keys, self.job.skip_invalid)
@@ -141,6 +140,12 @@ class Encoder:
         flat = np.insert(flat, np.cumsum(lengths)[:ended], self._eod)
         lengths[:ended] += 1
         return flat, lengths
+
+
+def _fix_text() -> Callable[[str], str]:
+    import ftfy
+
+    return ftfy.fix_text
 
 
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
