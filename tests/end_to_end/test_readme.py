@@ -22,13 +22,8 @@ def blocks() -> list[str]:
 def tour(tmp_path_factory):
     """(directory, outputs of the README's blocks); run one after another, as a reader would."""
     directory = make_sandbox(tmp_path_factory.mktemp("readme") / "project")
-    shorten(
-        directory / "configs/quickstart.yml",
-        train_iters=30,
-        lr_decay_iters=30,
-        eval_interval=15,
-        eval_iters=1,
-    )
+    config = directory / "configs/quickstart.yml"
+    shorten(config, train_iters=20, lr_decay_iters=20, eval_interval=10, eval_iters=1)
     outputs, activate = [], ""
     for block in blocks():
         outputs.append(run_script(activate + block, directory))
