@@ -7,6 +7,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from megatron.common.console import human_bytes, info
@@ -57,8 +58,9 @@ def standard_library_documents() -> Iterator[tuple[str, str]]:
             text = path.read_text(encoding="utf-8", errors="replace")
             if text.strip():
                 yield path.relative_to(folder).as_posix(), text
-    for topic, text in sorted(importlib.import_module(TOPICS_MODULE).topics.items()):
-        yield f"help/{topic}", text
+    with suppress(ImportError):  # some distributions leave the texts of help() out
+        for topic, text in sorted(importlib.import_module(TOPICS_MODULE).topics.items()):
+            yield f"help/{topic}", text
 
 
 def _text_files(folder: Path) -> Iterator[Path]:
