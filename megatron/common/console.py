@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from typing import Any
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
@@ -73,7 +74,7 @@ class Progress:
         self.done = 0.0
         self._shown: float | None = None  # amount in the last plain line
         self._start = self._last = time.monotonic()
-        self._bar = None
+        self._bar: Any = None
 
     def __enter__(self) -> "Progress":
         if self.enabled and sys.stderr.isatty():
