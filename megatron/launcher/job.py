@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron.common.console import info
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 from megatron.common.hosts import Pool, resource_pool
 
+DEFAULT_PORT = 29500
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 # The program behind each value of the key `launcher`.
 _STARTERS = {
@@ -85,7 +87,7 @@ def resolve(args: Any, arguments: list[str]) -> Job:
         is_local=is_local,
         on_gpus=bool(devices) or not is_local,
         master_addr=args.master_addr or ("127.0.0.1" if is_local else next(iter(pool), "")),
-        master_port=_port(args.master_port),
+        master_port=_port(args.master_port, is_local),
         owns_interrupt=args.text_gen_type == "interactive",
     )
     if pool and job.size != args.global_num_gpus:
@@ -115,11 +117,8 @@ def check_port(address: str, port: int) -> None:
     """Raises: LaunchError, with a free port, if `port` cannot be bound."""
     if _can_bind(port):
         return
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        free = probe.getsockname()[1]
     raise LaunchError(
-        f"master_port={port} is in use on {address}; set another one, such as master_port: {free}"
+        f"master_port={port} is in use on {address}; set another one, such as master_port: {_free_port()}"
     )
 
 
@@ -134,9 +133,22 @@ def _local_slots(num_gpus: int | None, devices: int, wanted: int) -> list[int]:
     return list(range(num_gpus or devices or wanted))
 
 
-def _port(configured: int) -> int:
-    # The environment fills in where the configuration leaves the default.
-    return int(os.environ.get("MASTER_PORT", configured)) if configured == 29500 else configured
+def _port(configured: int, is_local: bool) -> int:
+    """The port that was asked for. Where nobody asked, a second job on this machine gets one of its own."""
+    if configured != DEFAULT_PORT:
+        return configured
+    if "MASTER_PORT" in os.environ:
+        return int(os.environ["MASTER_PORT"])
+    if not is_local or _can_bind(configured):
+        return configured
+    info(f"port {configured} is in use, perhaps by another job: this one takes {(port := _free_port())}")
+    return port
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 def _can_bind(port: int) -> bool:

@@ -99,6 +99,20 @@ def test_a_port_in_use_is_refused_with_a_free_one():
     jobs.check_port("127.0.0.1", port)
 
 
+def test_a_job_that_asked_for_no_port_takes_a_free_one_and_says_so(monkeypatch, capsys):
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with socket.socket() as taken:
+        try:
+            taken.bind(("", jobs.DEFAULT_PORT))
+            taken.listen()
+        except OSError:
+            pass  # another job of this machine has it, which is the case in question
+        port = resolve(args(), []).master_port
+    assert port != jobs.DEFAULT_PORT
+    assert f"this one takes {port}" in capsys.readouterr().out
+
+
+
 def test_the_environments_port_fills_in_for_the_default(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "4321")
     assert resolve(args(), []).master_port == 4321
