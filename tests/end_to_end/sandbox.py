@@ -9,16 +9,14 @@ from pathlib import Path
 
 from tests.common.paths import ROOT
 
-IGNORED = shutil.ignore_patterns(
-    ".git", ".venv*", "__pycache__", ".*_cache", "checkpoints", "logs", "tensorboard", "samples", "wandb"
-)
+# What runs have left in the project's own folder; megatron/data and the like are no such thing.
+LEFT_BY_RUNS = {".git", ".venv", "data", "checkpoints", "logs", "tensorboard", "samples", "wandb"}
 STAMPS = (".base", ".dev")  # what the Makefile looks at to see whether requirements are installed
 
 
 def make_sandbox(path: Path) -> Path:
     """Copy the project to `path` and give it a `.venv` that is the running interpreter's."""
-    shutil.copytree(ROOT, path, ignore=IGNORED, dirs_exist_ok=True)
-    shutil.rmtree(path / "data", ignore_errors=True)
+    shutil.copytree(ROOT, path, ignore=_ignored)
     environment = path / ".venv"
     environment.mkdir()
     for entry in Path(sys.prefix).iterdir():
@@ -27,6 +25,11 @@ def make_sandbox(path: Path) -> Path:
     for stamp in STAMPS:
         (environment / stamp).touch()
     return path
+
+
+def _ignored(folder: str, names: list[str]) -> set[str]:
+    caches = {name for name in names if name == "__pycache__" or name.endswith("_cache")}
+    return caches | LEFT_BY_RUNS if Path(folder) == ROOT else caches
 
 
 def shorten(config: Path, **values) -> None:
