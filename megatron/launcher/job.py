@@ -141,7 +141,8 @@ def _port(configured: int, is_local: bool) -> int:
         return int(os.environ["MASTER_PORT"])
     if not is_local or _can_bind(configured):
         return configured
-    info(f"port {configured} is in use, perhaps by another job: this one takes {(port := _free_port())}")
+    port = _free_port()
+    info(f"port {configured} is in use, perhaps by another job: this one takes {port}")
     return port
 
 

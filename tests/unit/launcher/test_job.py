@@ -99,8 +99,7 @@ def test_a_port_in_use_is_refused_with_a_free_one():
     jobs.check_port("127.0.0.1", port)
 
 
-def test_a_job_that_asked_for_no_port_takes_a_free_one_and_says_so(monkeypatch, capsys):
-    monkeypatch.delenv("MASTER_PORT", raising=False)
+def test_a_job_that_asked_for_no_port_takes_a_free_one_and_says_so(capsys):
     with socket.socket() as taken:
         try:
             taken.bind(("", jobs.DEFAULT_PORT))
@@ -112,7 +111,6 @@ def test_a_job_that_asked_for_no_port_takes_a_free_one_and_says_so(monkeypatch, 
     assert f"this one takes {port}" in capsys.readouterr().out
 
 
-
 def test_the_environments_port_fills_in_for_the_default(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "4321")
     assert resolve(args(), []).master_port == 4321
@@ -121,9 +119,14 @@ def test_the_environments_port_fills_in_for_the_default(monkeypatch):
 
 def test_the_job_is_described_in_one_line(machine):
     machine(8)
-    job = resolve(args(include="localhost:0,1,2,5", global_num_gpus=4, user_script="train.py"), [])
-    assert job.describe() == (
-        "train.py on 4 GPU processes (localhost slots 0-2,5), meeting at 127.0.0.1:29500"
+    keys = {
+        "include": "localhost:0,1,2,5",
+        "global_num_gpus": 4,
+        "user_script": "train.py",
+        "master_port": 4321,
+    }
+    assert resolve(args(**keys), []).describe() == (
+        "train.py on 4 GPU processes (localhost slots 0-2,5), meeting at 127.0.0.1:4321"
     )
 
 
