@@ -7,7 +7,7 @@ LATEST = "latest"
 _TAG = re.compile(r"global_step(\d+)")
 
 
-def get_checkpoint_tag(iteration: int) -> str:
+def get_checkpoint_tag(iteration: int | str) -> str:
     """Folder name of the checkpoint of an iteration."""
     return f"global_step{iteration}"
 
@@ -18,8 +18,8 @@ def iteration_of_tag(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def partial_tag(iteration: int) -> str:
-    """Name of the folder a checkpoint is written into before it is complete."""
+def partial_tag(iteration: int | str) -> str:
+    """Name of the folder a checkpoint is written into before it is complete; "*" gives the pattern of all of them."""
     return f".{get_checkpoint_tag(iteration)}.partial"
 
 

@@ -3,9 +3,15 @@
 from pathlib import Path
 
 from megatron.checkpointing.manifest import read_manifest
-from megatron.checkpointing.names import get_checkpoint_tag, read_latest, saved_iterations
+from megatron.checkpointing.names import get_checkpoint_tag, partial_tag, read_latest, saved_iterations
 from megatron.common.console import info
 from megatron.common.files import remove
+
+
+def delete_abandoned_saves(save_dir: str) -> None:
+    """Delete what earlier runs left behind when they died while saving; to be called between two saves."""
+    for path in Path(save_dir).glob(partial_tag("*")):
+        remove(path)
 
 
 def delete_old_checkpoints(save_dir: str, n_to_keep: int) -> None:

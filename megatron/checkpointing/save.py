@@ -8,7 +8,7 @@ import torch
 
 from megatron.checkpointing import manifest, provenance
 from megatron.checkpointing.names import LATEST, get_checkpoint_tag, partial_tag
-from megatron.checkpointing.retention import delete_old_checkpoints
+from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_checkpoints
 from megatron.checkpointing.rng import collect_rng_state, rng_file
 from megatron.common.console import error, human_bytes, info
 from megatron.common.errors import CheckpointError
@@ -37,6 +37,7 @@ def save_checkpoint(neox_args, iteration: int, model, optimizer=None, lr_schedul
         directory = Path(neox_args.save, get_checkpoint_tag(iteration))
         size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
         info(f"saved checkpoint {directory} ({human_bytes(size)} in {time.monotonic() - start:.1f} s)")
+        delete_abandoned_saves(neox_args.save)
         if neox_args.keep_last_n_checkpoints:
             delete_old_checkpoints(neox_args.save, neox_args.keep_last_n_checkpoints)
     torch.distributed.barrier()

@@ -5,10 +5,12 @@ from megatron.registry import register
 
 @register("log sink", "tensorboard")
 class TensorBoardSink:
-    """Writes scalars through the writer that NeoXArgs.initialize_tensorboard_writer made."""
+    """Writes the config as text, and scalars, through the writer that initialize_tensorboard_writer made."""
 
     def __init__(self, neox_args):
         self._writer = neox_args.tensorboard_writer
+        for name, value in neox_args.all_config.items():
+            self._writer.add_text(name, str(value))
 
     @staticmethod
     def wanted(neox_args) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest
 from megatron.checkpointing.choose import _choose
 from megatron.checkpointing.names import get_checkpoint_tag, saved_iterations
+from megatron.checkpointing.retention import delete_abandoned_saves
 from megatron.common.errors import CheckpointError
 
 
@@ -123,3 +124,12 @@ def test_save_iterations_follow_scale_and_factor(scale, factor, last, expected):
 def test_extra_iterations_are_saved_too():
     args = SimpleNamespace(checkpoint_scale="linear", checkpoint_factor=None, extra_save_iters=[0, 7])
     assert [iteration for iteration in range(10) if is_save_iter(args, iteration)] == [0, 7]
+
+
+def test_what_a_dying_save_left_behind_is_cleaned_up(tmp_path):
+    make_checkpoint(tmp_path, 10)
+    (tmp_path / ".global_step20.partial").mkdir()
+    (tmp_path / ".global_step20.partial" / "weights.pt").write_bytes(b"torn")
+    assert choose(tmp_path) == "global_step10"
+    delete_abandoned_saves(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step10", "latest"]
