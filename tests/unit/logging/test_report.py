@@ -1,0 +1,107 @@
+"""The interval line and the trackers say what happened since the last one."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from megatron.common.timers import Timers
+from megatron.logging import Metrics, training_log
+
+
+@pytest.fixture
+def config(tmp_path):
+    return SimpleNamespace(
+        log_interval=4, train_batch_size=8, seq_length=16, train_iters=40, peak_theoretical_tflops=None,
+        precision="fp32", wall_clock_breakdown=False, hidden_size=32, num_layers=2, padded_vocab_size=64,
+        num_attention_heads=4, num_kv_heads=None, intermediate_size=None, expansion_factor=None, mlp_multiple_of=1,
+        activation="gelu", bias_gelu_fusion=False, onnx_safe=False, checkpoint_activations=False, world_size=1,
+        log_dir=str(tmp_path), tensorboard_writer=None, all_config={"hidden_size": 32},
+    )  # fmt: skip
+
+
+def report(config, losses, skipped=(), metrics=None, loss_scale=None):
+    """Run training_log over steps with these losses."""
+    timers, totals, memory_due = Timers(), {}, False
+    timers("interval time").start()
+    for iteration, loss in enumerate(losses, start=1):
+        memory_due = training_log(
+            config, timers, {"lm_loss": torch.tensor(loss)}, totals, 1e-3, iteration, loss_scale, memory_due,
+            int(iteration in skipped), None, None, metrics=metrics,
+        )  # fmt: skip
+
+
+def test_line_has_the_fields_of_gpt_neox_in_order_and_the_new_ones_after_them(config, capsys):
+    report(config, [4.0, 3.0, 2.0, 1.0])
+    line = capsys.readouterr().out.strip()
+    labels = [
+        "samples/sec:", "iteration        4/      40", "elapsed time per iteration (ms):", "learning rate: 1.000E-03",
+        "approx flops per GPU:", "lm_loss: 2.500000E+00", "number of skipped iterations:   0",
+        "number of nan iterations:   0", "tokens/sec:", "data wait (ms):", "time left:",
+    ]  # fmt: skip
+    positions = [line.index(label) for label in labels]
+    assert positions == sorted(positions)
+
+
+def test_skipped_steps_are_counted_and_left_out_of_the_mean(config, capsys):
+    report(config, [4.0, 100.0, 2.0, 3.0], skipped={2})
+    line = capsys.readouterr().out
+    assert "lm_loss: 3.000000E+00" in line
+    assert "number of skipped iterations:   1" in line
+
+
+def test_nan_losses_are_counted_even_in_applied_steps(config, capsys):
+    report(config, [float("nan"), 1.0, 1.0, 1.0])
+    assert "number of nan iterations:   1" in capsys.readouterr().out
+
+
+def test_every_interval_starts_anew(config, capsys):
+    report(config, [8.0] * 4 + [2.0] * 4)
+    first, second = capsys.readouterr().out.strip().splitlines()
+    assert "lm_loss: 8.000000E+00" in first and "lm_loss: 2.000000E+00" in second
+
+
+def test_utilisation_and_loss_scale_are_shown_where_they_mean_something(config, capsys):
+    config.peak_theoretical_tflops, config.precision = 1.0, "fp16"
+    report(config, [1.0] * 4, loss_scale=512.0)
+    line = capsys.readouterr().out
+    assert "MFU:" in line and "HFU:" in line and "loss scale: 512.0" in line
+
+
+def test_metrics_reach_the_json_lines_file(config, tmp_path):
+    metrics = Metrics(config)
+    report(config, [4.0, 3.0, 2.0, 1.0], metrics=metrics)
+    metrics.log({"validation/lm_loss": 2.25}, 4)
+    metrics.close()
+    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["iteration"] == 4
+    assert first["train/lm_loss"] == pytest.approx(2.5)
+    assert first["runtime/tokens_per_sec"] > 0
+    assert second == {"iteration": 4, "validation/lm_loss": 2.25}
+
+
+def test_metrics_and_config_reach_tensorboard(config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    config.tensorboard_writer = SummaryWriter(log_dir=str(tmp_path / "events"))
+    metrics = Metrics(config)
+    report(config, [4.0, 3.0, 2.0, 1.0], metrics=metrics)
+    metrics.close()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/lm_loss")] == [(4, 2.5)]
+    assert "hidden_size/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_failing_tracker_is_switched_off_and_training_goes_on(config, capsys):
+    metrics = Metrics(config)
+
+    class Broken:
+        def log(self, values, step):
+            raise OSError("no space left")
+
+    metrics.sinks = [Broken(), *metrics.sinks]
+    report(config, [1.0] * 8, metrics=metrics)
+    assert "Broken failed and is switched off: no space left" in capsys.readouterr().err
+    assert len(metrics.sinks) == 1
