@@ -22,6 +22,7 @@ from megatron.registry import capabilities, lookup
 
 __all__ = [
     "DataLoaders",
+    "build_datasets",
     "build_the_dataset",
     "build_train_valid_test_data_loaders",
     "build_train_valid_test_datasets",
@@ -76,17 +77,26 @@ def build_train_valid_test_data_loaders(neox_args) -> DataLoaders:
     loaders = DataLoaders.fromkeys(SPLITS)
     stage, stages = mpu.get_pipe_parallel_rank(), mpu.get_pipe_parallel_world_size()
     if stage in (0, stages - 1):
-        amounts = needed_amounts(neox_args)
-        datasets = _datasets(neox_args, amounts)
-        for name, dataset in zip(SPLITS, datasets, strict=True):
-            if dataset is not None:
-                _report(name, dataset, amounts[name], neox_args.seq_length)
+        for name, dataset in build_datasets(neox_args).items():
             loaders[name] = make_data_loader(dataset, neox_args, name)
     flags = [loaders[name] is not None for name in SPLITS]
     if stages > 2 and torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(flags, src=0)
     loaders.do_train, loaders.do_valid, loaders.do_test = flags
     return loaders
+
+
+def build_datasets(neox_args) -> dict:
+    """The data set of each split of the run, None for one without data, and what is read of each source on rank 0.
+
+    This is all that takes time, and it leaves index maps behind that every later start only opens.
+    """
+    amounts = needed_amounts(neox_args)
+    datasets = dict(zip(SPLITS, _datasets(neox_args, amounts), strict=True))
+    for name, dataset in datasets.items():
+        if dataset is not None:
+            _report(name, dataset, amounts[name], neox_args.seq_length)
+    return datasets
 
 
 def needed_amounts(neox_args) -> dict[str, Amount]:
