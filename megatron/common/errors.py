@@ -4,6 +4,8 @@ A NeoXError is a user's mistake or a fault of the outside world: its message is 
 and what to do, and it is shown without a traceback. Anything else is a defect of the program and keeps its traceback.
 """
 
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,6 +18,24 @@ from pathlib import Path
 ERROR_DIR_VARIABLE = "NEOX_ERROR_DIR"
 INTERRUPTED = 130
 LINGER_SECONDS = 10.0
+
+# Faults of the outside world that any reading or writing may meet, and what to do about them.
+_FULL = "free some space, or choose another place"
+_FORBIDDEN = "change the permissions, or choose another place"
+_MISPLACED = "correct the path"
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: _FORBIDDEN,
+    errno.ENOTDIR: _MISPLACED,
+    errno.EISDIR: _MISPLACED,
+    errno.ENAMETOOLONG: _MISPLACED,
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network file system",
+}
 
 
 class NeoXError(Exception):
@@ -77,20 +97,38 @@ def run_main(main: Callable, *args) -> None:
 
 def _report(error: Exception) -> bool:
     """Returns: whether a launcher was told."""
-    expected = isinstance(error, NeoXError)
-    message = str(error) if expected else f"{type(error).__name__}: {error}"
-    trace = None if expected else traceback.format_exc()
+    message, trace = _plain_message(error), None
+    if message is None:
+        message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
     rank = os.environ.get("RANK", "0")
     directory = os.environ.get(ERROR_DIR_VARIABLE)
-    if directory and Path(directory).is_dir():
-        record = {"rank": int(rank), "message": message, "traceback": trace}
-        unfinished = Path(directory, f"rank_{rank}.tmp")
-        unfinished.write_text(json.dumps(record), encoding="utf-8")
-        unfinished.rename(unfinished.with_suffix(".json"))
-        return True
-    where = f" (rank {rank})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    sys.stderr.write(f"{trace or ''}error{where}: {message}\n")
+    # On a full disk the file cannot be written and the words go to the terminal.
+    with contextlib.suppress(OSError):
+        if directory and Path(directory).is_dir():
+            record = {"rank": int(rank), "message": message, "traceback": trace}
+            unfinished = Path(directory, f"rank_{rank}.tmp")
+            unfinished.write_text(json.dumps(record), encoding="utf-8")
+            unfinished.rename(unfinished.with_suffix(".json"))
+            return True
+    where = f"rank {rank}: " if _job_size() > 1 else ""
+    sys.stderr.write(f"{trace or ''}error: {where}{message}\n")
     return False
+
+
+def _plain_message(error: Exception) -> str | None:
+    """What to say about a user's mistake or a fault of the outside world; None for a defect of the program."""
+    if isinstance(error, NeoXError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _ADVICE:
+        return f"{error.filename}: {error.strerror}; {_ADVICE[error.errno]}"
+    text = str(error)
+    # torch's own class for devices; its CPU allocator has none.
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in text:
+        return (
+            f"out of memory ({text.splitlines()[0][:300]}): lower train_micro_batch_size_per_gpu, set "
+            "checkpoint_activations, or spread the model over more devices"
+        )
+    return None
 
 
 def _linger() -> None:
@@ -106,6 +144,12 @@ def _leave(status: int) -> None:
     """Exit at once: a failed rank must not wait in the clean-up of a process group whose peers may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _job_size() > 1:
         os._exit(status)
     sys.exit(status)
+
+
+def _job_size() -> int:
+    size = os.environ.get("WORLD_SIZE", "1")
+    # What is not a number is what the message is about.
+    return int(size) if size.isdecimal() else 1

@@ -48,10 +48,11 @@ def describe_death(rank: int, status: int) -> str:
     return f"rank {rank} was killed by {name}{hint}"
 
 
-def report(failures: list[Failure], died: tuple[int, int] | None) -> str:
-    """The text to show for a failed job.
+def report(failures: list[Failure], died: tuple[int, int] | None, size: int) -> str:
+    """The text to show for a failed job; ranks are named where not all of them say the same.
 
-    Args: failures: from read_failures; died: (rank, status) of a process that went without leaving an error.
+    Args: failures: from read_failures; died: (rank, status) of a process that went without leaving an error; size:
+    number of processes of the job.
     """
     lines = []
     if died is not None and (died[1] < 0 or not failures):
@@ -60,21 +61,22 @@ def report(failures: list[Failure], died: tuple[int, int] | None) -> str:
     else:
         first = failures[0]
         causes = [failure for failure in failures if failure.message == first.message]
-        lines.append(f"{first.trace or ''}error{_where(causes, failures)}: {first.message}")
+        where = f"{_where(causes)}: " if len(causes) < size else ""
+        lines.append(f"{first.trace or ''}error: {where}{first.message}")
     told = {failure.message for failure in causes}
     for failure in failures:
         if failure.message not in told:
             told.add(failure.message)
             same = [other for other in failures if other.message == failure.message]
-            lines.append(f"then{_where(same, failures)}: {_shortened(failure)}")
+            lines.append(f"then {_where(same)}: {_shortened(failure)}")
     return "\n".join(lines)
 
 
-def _where(same: list[Failure], everything: list[Failure]) -> str:
+def _where(same: list[Failure]) -> str:
     ranks = sorted(failure.rank for failure in same)
     if len(ranks) == 1:
-        return f" (rank {ranks[0]})"
-    return f" (ranks {', '.join(map(str, ranks))})" if len(ranks) < 9 else f" ({len(ranks)} ranks)"
+        return f"rank {ranks[0]}"
+    return f"ranks {', '.join(map(str, ranks))}" if len(ranks) < 9 else f"{len(ranks)} ranks"
 
 
 def _shortened(failure: Failure) -> str:

@@ -107,7 +107,7 @@ class _Watch:
         code = exit_code(first[1] if first else 1)
         self._kill_all()
         if not (self._signals and code in (128 + signal.SIGINT, 128 + signal.SIGTERM)):
-            sys.stderr.write(report(failures, died) + "\n")
+            sys.stderr.write(report(failures, died, self._job.size) + "\n")
         return code
 
     def _settle(self) -> None:

@@ -38,7 +38,7 @@ def test_a_users_mistake_is_one_line_and_a_defect_has_its_traceback():
     process = start('raise ConfigError("seed=0 must be above 0")')
     assert process.communicate(timeout=30)[1] == "error: seed=0 must be above 0\n" and process.returncode == 1
     error = start('raise ValueError("odd")', RANK="2", WORLD_SIZE="4").communicate(timeout=30)[1]
-    assert error.startswith("Traceback") and error.endswith("error (rank 2): ValueError: odd\n")
+    assert error.startswith("Traceback") and error.endswith("error: rank 2: ValueError: odd\n")
 
 
 def test_under_a_launcher_the_error_is_left_in_a_file_and_the_connections_stay_open(tmp_path):
@@ -55,3 +55,30 @@ def test_under_a_launcher_the_error_is_left_in_a_file_and_the_connections_stay_o
 def test_several_problems_are_listed_together():
     assert str(ConfigError(["one", "two"])) == "2 problems in the configuration:\n  - one\n  - two"
     assert str(ConfigError("one")) == "one" and isinstance(ConfigError("one"), ValueError)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (
+            'OSError(28, "No space left on device", "/full/file")',
+            "/full/file: No space left on device; free some",
+        ),
+        ('PermissionError(13, "Permission denied", "/x")', "/x: Permission denied; change the permissions"),
+        (
+            'type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried 2 GiB.\\nMore")',
+            "out of memory (CUDA out of memory. Tried 2 GiB.): lower train_micro_batch_size_per_gpu",
+        ),
+    ],
+)
+def test_a_fault_of_the_outside_world_is_one_line_with_advice(raised, told):
+    process = start(f"raise {raised}")
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 1 and len(error.splitlines()) == 1
+    assert error.startswith(f"error: {told}")
+
+
+def test_an_error_that_cannot_be_left_in_a_file_goes_to_the_terminal(tmp_path):
+    (tmp_path / "rank_0.tmp").mkdir()
+    process = start('raise ConfigError("bad")', NEOX_ERROR_DIR=str(tmp_path))
+    assert process.communicate(timeout=30)[1] == "error: bad\n" and process.returncode == 1

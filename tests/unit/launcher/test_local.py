@@ -34,7 +34,7 @@ run_main(main)
 """
     code, out, err = run(tmp_path, script, 3)
     assert (code, out) == (1, "")
-    assert err == "error (ranks 0, 1, 2): seed=0 must be above 0\n"
+    assert err == "error: seed=0 must be above 0\n"
 
 
 def test_a_defect_keeps_its_traceback_and_others_are_not_waited_for(tmp_path):
@@ -48,7 +48,7 @@ run_main(main)
     code, _, err = run(tmp_path, script)
     assert code == 1
     assert err.count("Traceback") == 1 and "worker.py" in err
-    assert err.endswith("error (rank 1): ZeroDivisionError: one over nothing\n")
+    assert err.endswith("error: rank 1: ZeroDivisionError: one over nothing\n")
 
 
 def test_consequences_on_other_ranks_take_one_line(tmp_path):
@@ -61,7 +61,7 @@ run_main(main)
     code, _, err = run(tmp_path, script)
     assert code == 1 and err.count("Traceback") == 1
     assert err.endswith(
-        "error (rank 0): RuntimeError: first\nthen (rank 1): RuntimeError: connection closed by peer\n"
+        "error: rank 0: RuntimeError: first\nthen rank 1: RuntimeError: connection closed by peer\n"
     )
 
 
