@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types architecture unit distributed parity end-to-end docs clean
+.PHONY: help quickstart test lint format types architecture unit distributed parity end-to-end gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,7 +16,7 @@ help: ## list the targets
 quickstart: $(VENV)/.base ## from nothing to a trained and sampled model, on CPU or GPU
 	@PYTHON=$(PY) tools/quickstart.sh
 
-test: lint types architecture unit distributed parity end-to-end ## everything that CI runs
+test: lint types architecture unit distributed parity gpu end-to-end ## everything that CI runs
 
 $(VENV)/.base: requirements/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,9 @@ distributed: $(VENV)/.dev ## real processes over gloo
 
 parity: $(VENV)/.dev ## against Hugging Face, and back-end against back-end
 	$(PYTEST) -n $(WORKERS) tests/parity
+
+gpu: $(VENV)/.dev ## what only a GPU can show; skipped, with the reason, where there is none
+	$(PYTEST) tests/gpu
 
 end-to-end: $(VENV)/.dev ## the real command lines, README included
 	$(PYTEST) tests/end_to_end
