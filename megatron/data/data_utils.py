@@ -103,7 +103,8 @@ def needed_amounts(neox_args) -> dict[str, Amount]:
     """How much of each split the run reads. Raises: ConfigError without a train length, or where epochs cannot be."""
     if neox_args.train_epochs:
         validate_train_epochs(neox_args)
-        return dict.fromkeys(SPLITS, Amount(None, 1))
+        rest = Amount(None, 1) if neox_args.eval_iters else Amount(0, None)
+        return {"train": Amount(None, 1), "valid": rest, "test": rest}
     if neox_args.train_iters is None:
         raise ConfigError("set train_iters or train_epochs: the data loaders must know how much to prepare")
     batch, evaluated = neox_args.train_batch_size, neox_args.eval_iters

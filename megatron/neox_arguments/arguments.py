@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from megatron.common.console import print_rank_0, warn
 from megatron.common.errors import ConfigError
 from megatron.neox_arguments import batch, command_line, deepspeed_view, environment, log_files
+from megatron.neox_arguments.companions import idle_keys
 from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig, NeoXArgsDeepspeedRunner
 from megatron.neox_arguments.derive import (
     DERIVATIONS,
@@ -146,7 +147,9 @@ class NeoXArgs(
         if given.megatron_config is not None:
             args = cls.from_dict({**command_line.decode(given.megatron_config), **(overwrite_values or {})})
         elif given.conf_file:
-            args = cls.from_ymls(command_line.config_paths(given.conf_file, given.conf_dir), overwrite_values)
+            values, texts = read_files(command_line.config_paths(given.conf_file, given.conf_dir))
+            values = {**values, "config_files": texts, **(overwrite_values or {})}
+            args = cls.from_dict(environment.sized(values))
         else:
             raise ConfigError(
                 "no configuration: name configuration files, or start the script through deepy.py"
@@ -303,8 +306,8 @@ class NeoXArgs(
         return values
 
     def notes(self) -> list[str]:
-        """One line for each key that is read in another sense than written, or dropped."""
-        found = list(deepspeed_view.notes(self))
+        """One line for each key that is read in another sense than written, dropped, or without effect."""
+        found = [*deepspeed_view.notes(self), *idle_keys(self)]
         if self.hostfile and not Path(self.hostfile).is_file():
             found.append(f"hostfile={self.hostfile!r} does not exist: the job runs on this machine only")
         return found
@@ -338,10 +341,11 @@ class NeoXArgs(
         """Take local_rank, rank and world_size from the environment (also Slurm's or MPI's)."""
         ranks = environment.ranks(self.deepspeed_slurm, self.deepspeed_mpi)
         self.local_rank, self.rank, self.world_size = ranks.local_rank, ranks.rank, ranks.world_size
-        if ranks.launched and ranks.world_size != self.global_num_gpus:
+        if ranks.world_size != self.global_num_gpus:
             raise ConfigError(
                 f"the job was started with {ranks.world_size} processes, but the configuration is for "
                 f"global_num_gpus={self.global_num_gpus}"
+                + ("" if ranks.launched else "; start the script through deepy.py or torchrun")
             )
         print_rank_0(f"world size {self.world_size}, model parallel size {self.model_parallel_size}")
 

@@ -1,5 +1,7 @@
 """The batch triple: train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x data parallel."""
 
+import math
+
 from megatron.common.errors import ConfigError
 
 
@@ -23,6 +25,26 @@ def calculate_batch_parameters(
     if micro_batch is not None:
         return micro_batch * steps * dp_world_size, micro_batch, steps
     raise ConfigError("set train_micro_batch_size_per_gpu or train_batch_size")
+
+
+def check_divisible(
+    dp_world_size: int, train_batch: int | None, micro_batch: int | None, grad_acc: int | None
+) -> None:
+    """Speaks of the values as they were given, None for those that are to follow from the others.
+
+    Raises: ConfigError if the train batch cannot be divided by what it consists of.
+    """
+    if train_batch is None or None not in (micro_batch, grad_acc) or min(micro_batch or 1, grad_acc or 1) < 1:
+        return
+    parts = {
+        "the data-parallel size": dp_world_size,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": grad_acc,
+    }
+    factors = {name: value for name, value in parts.items() if value is not None}
+    if train_batch % math.prod(factors.values()):
+        product = " x ".join(f"{name} ({value})" for name, value in factors.items())
+        raise ConfigError(f"train_batch_size={train_batch} must be a multiple of {product}")
 
 
 def check_batch_parameters(dp_world_size: int, train_batch: int, micro_batch: int, grad_acc: int) -> None:

@@ -1,6 +1,5 @@
 """Values that follow from other values. Runs before the rules, in the order of the functions."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,8 @@ from megatron.common.device import accelerator_count
 from megatron.common.errors import ConfigError
 from megatron.common.hosts import resource_pool
 from megatron.neox_arguments.attention_types import expand_attention_types
-from megatron.neox_arguments.batch import calculate_batch_parameters, check_batch_parameters
+from megatron.neox_arguments.batch import calculate_batch_parameters, check_batch_parameters, check_divisible
+from megatron.neox_arguments.environment import job_size
 from megatron.neox_arguments.git import get_git_commit_hash
 from megatron.neox_arguments.steps import Steps
 
@@ -42,8 +42,8 @@ derives = DERIVATIONS.reading
 def _process_count(args: Any) -> None:
     if args.global_num_gpus is not None:
         return
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        args.global_num_gpus = int(os.environ["WORLD_SIZE"])
+    args.global_num_gpus = job_size()
+    if args.global_num_gpus is not None:
         return
     hosts = resource_pool(args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus)
     if hosts:
@@ -87,7 +87,9 @@ def _batch(args: Any) -> None:
             f"pipe_parallel_size={args.pipe_parallel_size} x model_parallel_size={args.model_parallel_size}; change "
             f"the sizes, or the number of devices (num_gpus, hostfile, global_num_gpus)"
         )
-    triple = calculate_batch_parameters(processes // grid, *(getattr(args, key) for key in BATCH_KEYS))
+    given = [getattr(args, key) for key in BATCH_KEYS]
+    check_divisible(processes // grid, *given)
+    triple = calculate_batch_parameters(processes // grid, *given)
     check_batch_parameters(processes // grid, *triple)
     for key, value in zip(BATCH_KEYS, triple, strict=True):
         setattr(args, key, value)
@@ -162,7 +164,7 @@ def _sequence_length(args: Any) -> None:
 
 @derives("attention_config", "num_layers", writes=("attention_config",))
 def _attention(args: Any) -> None:
-    if args.num_layers is not None:
+    if args.num_layers is not None and args.num_layers > 0:
         config = (
             args.attention_config if args.attention_config is not None else [[["global"], args.num_layers]]
         )

@@ -2,6 +2,9 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
+
+from megatron.common.errors import LaunchError
 
 # (local rank, rank, world size); the first complete set counts.
 _SLURM = (("SLURM_LOCALID", "SLURM_PROCID", "SLURM_NTASKS"),)
@@ -11,6 +14,8 @@ _MPI = (
     ("MPI_LOCALRANKID", "PMI_RANK", "PMI_SIZE"),
 )
 _STANDARD = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
+# Keys that say how many processes a job has.
+_COUNTS = ("global_num_gpus", "num_gpus", "hostfile", "include", "exclude")
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,10 @@ class Ranks:
 
 
 def ranks(slurm: bool = False, mpi: bool = False) -> Ranks:
-    """Read the place of this process. Slurm's and MPI's variables are copied into torchrun's, which others read."""
+    """Read the place of this process. Slurm's and MPI's variables are copied into torchrun's, which others read.
+
+    Raises: LaunchError for variables that are half there or no numbers.
+    """
     for names in (*(_SLURM if slurm else ()), *(_MPI if mpi else ())):
         if all(name in os.environ for name in names[:2]):
             size = os.environ.get(names[2]) or _slurm_size()
@@ -33,12 +41,43 @@ def ranks(slurm: bool = False, mpi: bool = False) -> Ranks:
             ):
                 os.environ[standard] = value
             break
-    local_rank, rank, world_size = (
-        int(os.environ.get(name, default)) for name, default in zip(_STANDARD, (0, 0, 1), strict=True)
-    )
-    return Ranks(local_rank, rank, world_size, "RANK" in os.environ and "WORLD_SIZE" in os.environ)
+    size = job_size()
+    if size is None and "RANK" in os.environ:
+        raise LaunchError(
+            f"the environment has RANK={os.environ['RANK']!r} and no WORLD_SIZE: set both, or unset RANK to start "
+            "without a launcher"
+        )
+    return Ranks(_number("LOCAL_RANK", 0), _number("RANK", 0), size or 1, size is not None)
+
+
+def job_size() -> int | None:
+    """Number of processes that a launcher has started, None if none has.
+
+    Raises: LaunchError if that is no number.
+    """
+    return _number("WORLD_SIZE", 1) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else None
+
+
+def sized(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a script that was started without deepy.py.
+
+    The launcher's variables say how many processes there are; a script that was started by itself is alone, unless the
+    configuration says otherwise.
+    """
+    started_by_others = ranks(bool(values.get("deepspeed_slurm")), bool(values.get("deepspeed_mpi"))).launched
+    if started_by_others or any(values.get(key) is not None for key in _COUNTS):
+        return values
+    return {**values, "global_num_gpus": 1}
 
 
 def _slurm_size() -> str:
-    nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    return str(nodes * int(os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
+    return str(_number("SLURM_NNODES", 1) * _number("SLURM_NTASKS_PER_NODE", 1))
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.strip().isdecimal():
+        raise LaunchError(
+            f"the environment variable {name}={text!r} must be a whole number; correct or unset it"
+        )
+    return int(text)

@@ -27,8 +27,6 @@ POSITIVE = (
     "seed",
     "train_iters",
     "train_epochs",
-    "eval_interval",
-    "eval_iters",
     "log_interval",
     "exit_interval",
     "lr_decay_iters",
@@ -44,6 +42,9 @@ POSITIVE = (
     "init_method_std",
 )
 NOT_NEGATIVE = (
+    # 0 evaluates never, or only at the end.
+    "eval_iters",
+    "eval_interval",
     "num_workers",
     "gradient_clipping",
     "weight_decay",
@@ -119,6 +120,8 @@ def _mlp(args: Any) -> Iterator[str]:
 def _rotary(args: Any) -> Iterator[str]:
     if args.pos_emb != "rotary" or not args.hidden_size or not args.num_attention_heads:
         return
+    if args.hidden_size % args.num_attention_heads:
+        return
     head = args.hidden_size // args.num_attention_heads
     turned = int(head * args.rotary_pct)
     if turned < 2 or turned % 2:
@@ -180,7 +183,7 @@ def _optimizer(args: Any) -> Iterator[str]:
 
 @rule("lr", "min_lr")
 def _learning_rate(args: Any) -> Iterator[str]:
-    if args.min_lr > args.lr:
+    if args.min_lr > args.lr >= 0:
         yield f"min_lr={args.min_lr} exceeds the learning rate optimizer.params.lr={args.lr}"
 
 

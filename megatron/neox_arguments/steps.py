@@ -20,7 +20,10 @@ class Findings:
 
     def add(self, problems: str | Iterable[str], *keys: str) -> None:
         """Record problems and the keys they spoil."""
-        self.problems += [problems] if isinstance(problems, str) else problems
+        for problem in [problems] if isinstance(problems, str) else problems:
+            # A derivation and a rule may find the same.
+            if problem not in self.problems:
+                self.problems.append(problem)
         self.broken.update(keys)
 
 

@@ -72,10 +72,10 @@ class TrainingRun(NeoXArgsTemplate):
     """Passes over the training data; packed data of equal weights only."""
 
     eval_iters: int = 100
-    """Global batches per evaluation."""
+    """Global batches per evaluation; 0: no evaluation at all."""
 
     eval_interval: int = 1000
-    """Iterations between evaluations on validation data."""
+    """Iterations between evaluations on validation data; 0: at the end of training only."""
 
     vocab_file: str | None = None
     """Tokenizer file, Hugging Face name or tiktoken encoding."""

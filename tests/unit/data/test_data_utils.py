@@ -88,8 +88,9 @@ def test_splits_without_documents_or_without_evaluation_are_absent(prefix, capsy
     loaders = build_train_valid_test_data_loaders(config(data_path=prefix, split="9,1,0"))
     assert loaders["test"] is None and not loaders.do_test and loaders.do_valid
     assert "leaves none for test" in capsys.readouterr().err
-    loaders = build_train_valid_test_data_loaders(config(data_path=prefix, eval_iters=0))
-    assert loaders["valid"] is loaders["test"] is None and loaders.do_train
+    for length in ({}, {"train_iters": None, "train_epochs": 1}):
+        loaders = build_train_valid_test_data_loaders(config(data_path=prefix, eval_iters=0, **length))
+        assert loaders["valid"] is loaders["test"] is None and loaders.do_train
     with pytest.raises(DataError, match="trains on none"):
         build_train_valid_test_data_loaders(config(data_path=prefix, split="0,1,1"))
 

@@ -38,8 +38,16 @@ def test_batch_keys_follow_from_one_another(given, expected):
     ("given", "message"),
     [
         ({}, "set train_micro_batch_size_per_gpu or train_batch_size"),
-        ({"train_batch_size": 30, "train_micro_batch_size_per_gpu": 4}, "which is 24: train_batch_size=30"),
-        ({"train_batch_size": 1}, "batch sizes must be positive: train_batch_size=1"),
+        (
+            {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 4},
+            r"train_batch_size=30 must be a multiple of the data-parallel size \(2\) x train_micro_batch_size_per_gpu",
+        ),
+        ({"train_batch_size": 1}, r"^train_batch_size=1 must be a multiple of the data-parallel size \(2\)$"),
+        (
+            {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 3},
+            "which is 24: train_batch_size=30",
+        ),
+        ({"train_batch_size": 0}, "batch sizes must be positive"),
         ({"train_micro_batch_size_per_gpu": 0}, "batch sizes must be positive"),
     ],
 )

@@ -1,8 +1,9 @@
+import json
 import os
 
 import pytest
 
-from megatron.common.errors import ConfigError
+from megatron.common.errors import ConfigError, LaunchError
 from megatron.neox_arguments import NeoXArgs
 from megatron.neox_arguments.environment import ranks
 from tests.unit.neox_arguments.basic import minimal
@@ -34,6 +35,40 @@ def test_torchruns_variables_are_read(monkeypatch):
     for name, value in zip(STANDARD, "135", strict=True):
         monkeypatch.setenv(name, value)
     assert place() == (1, 3, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"RANK": "0"}, "RANK='0' and no WORLD_SIZE: set both"),
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE='two' must be a whole number"),
+        ({"RANK": "", "WORLD_SIZE": "2"}, "RANK='' must be a whole number"),
+    ],
+)
+def test_variables_that_are_half_there_or_no_numbers_are_named(monkeypatch, given, message):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match=message):
+        ranks()
+
+
+def test_a_script_started_by_itself_is_alone_unless_the_configuration_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr("megatron.neox_arguments.derive.accelerator_count", lambda: 8)
+    path = tmp_path / "a.yml"
+    for given, size in (({}, 1), ({"num_gpus": 2}, 2)):
+        path.write_text(json.dumps({**minimal(global_num_gpus=None), **given}))
+        args = NeoXArgs.consume_neox_args(input_args=[str(path)])
+        assert args.global_num_gpus == size
+    with pytest.raises(ConfigError, match="global_num_gpus=2; start the script through deepy.py"):
+        args.configure_distributed_args()
+
+
+def test_slurm_tells_a_script_that_srun_started_how_many_there_are(tmp_path, monkeypatch):
+    for name, value in {"LOCALID": "0", "PROCID": "3", "NTASKS": "4"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    path = tmp_path / "a.yml"
+    path.write_text(json.dumps(minimal(global_num_gpus=None, deepspeed_slurm=True)))
+    assert NeoXArgs.consume_neox_args(input_args=[str(path)]).global_num_gpus == 4
 
 
 def test_slurms_variables_are_copied_into_the_standard_ones(monkeypatch):

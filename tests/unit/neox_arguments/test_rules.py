@@ -98,7 +98,22 @@ def test_a_mistake_is_named_with_its_keys_and_values(changes, message):
     assert message in problem and "\n" not in problem
 
 
+def test_a_mistake_is_told_once_and_without_its_consequences():
+    mistakes = (
+        {"hidden_size": 66, "pos_emb": "rotary"},
+        {"num_layers": -2},
+        {"optimizer": {"type": "Adam", "params": {"lr": -1}}},
+        {"include": "localhost", "exclude": "localhost", "global_num_gpus": None},
+    )
+    for changes in mistakes:
+        with pytest.raises(ConfigError) as caught:
+            NeoXArgs.from_dict(minimal(**changes))
+        assert len(caught.value.problems) == 1, caught.value.problems
+
+
 GOOD = [
+    {"eval_iters": 0},
+    {"eval_interval": 0},
     {"sequence_parallel": True, "model_parallel_size": 2, "global_num_gpus": 2},
     {"zero_optimization": {"stage": 3}, "model_parallel_size": 2, "global_num_gpus": 4},
     {"zero_optimization": {"stage": 1}, "pipe_parallel_size": 2, "global_num_gpus": 2},

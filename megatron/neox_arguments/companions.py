@@ -1,0 +1,32 @@
+"""Keys that act only together with another one: set alone they are not refused, but the user is told."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+# Key -> the key without which it does nothing.
+NEEDED = {
+    "checkpoint_in_cpu": "checkpoint_activations",
+    "checkpoint_num_layers": "checkpoint_activations",
+    "contiguous_checkpointing": "checkpoint_activations",
+    "partition_activations": "checkpoint_activations",
+    "synchronize_each_layer": "checkpoint_activations",
+    "finetune": "load",
+    "iteration": "load",
+    "no_load_optim": "load",
+    "no_load_rng": "load",
+    "keep_last_n_checkpoints": "save",
+    "no_save_rng": "save",
+    "weighted_sampler_alpha": "weight_by_num_documents",
+    "gradient_predivide_factor": "prescale_gradients",
+}
+
+
+def idle_keys(args: Any) -> Iterator[str]:
+    """One line for each key that was set and does nothing."""
+    defaults = {declared.name: declared.default for declared in fields(args)}
+    for key, needed in NEEDED.items():
+        if getattr(args, key) != defaults[key] and not getattr(args, needed):
+            yield f"{key}={getattr(args, key)!r} does nothing without {needed}"
+    if args.sequence_parallel and args.model_parallel_size == 1:
+        yield "sequence_parallel does nothing with model_parallel_size: 1"
