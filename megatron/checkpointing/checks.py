@@ -7,6 +7,8 @@ from megatron.common.errors import CheckpointError
 
 # Settings of the layout without which DeepSpeed's files of another run cannot be read by this one.
 _LAYOUT = ("data_parallel_size", "model_parallel_size", "pipe_parallel_size", "zero_stage")
+# Settings among a checkpoint's args that belong to its layout, not to its model.
+_LAYOUT_ARGS = ("model_parallel_size", "padded_vocab_size")
 
 
 def check_checkpoint_args(neox_args, checkpoint_args: dict) -> None:
@@ -24,6 +26,12 @@ def check_checkpoint_args(neox_args, checkpoint_args: dict) -> None:
         raise CheckpointError(
             f"the checkpoint in {neox_args.load} is of another model: " + "; ".join(differing)
         )
+
+
+def check_model_args(neox_args, checkpoint_args: dict) -> None:
+    """check_checkpoint_args for states that do not depend on the layout they were saved in."""
+    args = {name: value for name, value in checkpoint_args.items() if name not in _LAYOUT_ARGS}
+    check_checkpoint_args(neox_args, args)
 
 
 def check_layout(neox_args, directory: Path) -> None:

@@ -35,6 +35,11 @@ def _choose(neox_args, iteration: int | None) -> str | None:
         return _named_checkpoint(directory, iteration)
     candidates = _candidates(directory)
     if not candidates:
+        if unnamed := saved_iterations(directory) if directory.is_dir() else []:
+            raise CheckpointError(
+                f"load: {directory} has no file `latest` that names one of its checkpoints ("
+                f"{', '.join(map(str, unnamed))}), so that none is known to be complete: choose one with --iteration"
+            )
         if neox_args.save and Path(neox_args.save).resolve() == directory.resolve():
             info(f"no checkpoint in {directory} yet: starting from scratch")
             return None

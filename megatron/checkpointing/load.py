@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from megatron.checkpointing import manifest
 from megatron.checkpointing.checks import check_checkpoint_args, check_layout
 from megatron.checkpointing.choose import choose_checkpoint
+from megatron.checkpointing.foreign import load_foreign
+from megatron.checkpointing.model_files import saved_iteration
 from megatron.checkpointing.rng import restore_rng
 from megatron.checkpointing.weights import load_for_inference
 from megatron.common.console import print_rank_0
@@ -26,6 +29,10 @@ def load_checkpoint(
     if tag is None:
         return 0
     directory = Path(neox_args.load, tag)
+    if manifest.is_foreign(directory):
+        iteration = load_foreign(neox_args, model, directory)
+        print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
+        return iteration
     check_layout(neox_args, directory)
     loaded, client_state = model.load_checkpoint(neox_args.load, tag=tag)
     if loaded is None:
@@ -35,10 +42,3 @@ def load_checkpoint(
     print_rank_0(f"loaded checkpoint {directory}")
     return saved_iteration(client_state, directory)
 
-
-def saved_iteration(client_state: dict, directory: Path) -> int:
-    """The iteration a checkpoint was saved at; older programs called it total_iters."""
-    for key in ("iteration", "total_iters"):
-        if key in client_state:
-            return int(client_state[key])
-    raise CheckpointError(f"{directory} does not say which iteration it was saved at")

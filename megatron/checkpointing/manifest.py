@@ -48,6 +48,11 @@ def read_manifest(directory: Path) -> dict | None:
     return content if isinstance(content, dict) else {"files": None}
 
 
+def is_foreign(directory: str | Path) -> bool:
+    """Whether another program wrote a checkpoint, GPT-NeoX or a converter: nobody else leaves the manifest out."""
+    return not Path(directory, MANIFEST).is_file()
+
+
 def problem(directory: Path) -> str | None:
     """Why a checkpoint cannot be believed, in words; None if it is complete and undamaged or has no manifest
     (as checkpoints written by other programs, which cannot be verified)."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy
@@ -23,6 +24,8 @@ def _allowed() -> list:
         DynamicLossScaler,
         ZeroStageEnum,
         fragment_address,
+        # The module it was defined in before DeepSpeed 0.8.
+        (fragment_address, "deepspeed.runtime.bf16_optimizer.fragment_address"),
         numpy.ndarray,
         numpy.dtype,
         numpy.dtypes.UInt32DType,
@@ -32,14 +35,17 @@ def _allowed() -> list:
     ]
 
 
-def load_file(path: str | Path, map_location="cpu"):
+def load_file(path: str | Path, map_location="cpu", mmap: bool = False):
     """Read a .pt file of tensors and plain containers.
 
+    Args: mmap: leave tensors in the file until they are used; it must not be changed meanwhile.
     Raises: CheckpointError naming the file when it is missing, damaged, or holds anything else.
     """
     try:
         with torch.serialization.safe_globals(_allowed()):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            # Only the zip files that torch writes since version 1.6 can be mapped.
+            mmap = mmap and zipfile.is_zipfile(path)
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint file {path} is missing") from error
     except pickle.UnpicklingError as error:

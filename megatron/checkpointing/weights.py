@@ -2,19 +2,25 @@
 
 Three kinds of tree (DeepSpeed 0.19.8): one file per layer and tensor rank (pipelines), one state dict per tensor rank
 (plain models), and flat fp32 partitions per data-parallel rank (ZeRO-3).
+
+What GPT-NeoX wrote itself (there is no manifest then) differs in two points. Its replicas of a parameter on the tensor
+ranks need not be equal to the last bit: the first one is taken. And with a parallel residual every tensor rank added
+its own bias to its part of a branch, so that the biases of the two row-parallel layers are summands.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
 from megatron import mpu
-from megatron.checkpointing.checks import check_checkpoint_args
+from megatron.checkpointing.checks import check_model_args
 from megatron.checkpointing.choose import choose_checkpoint
-from megatron.checkpointing.manifest import read_manifest
+from megatron.checkpointing.manifest import is_foreign, read_manifest
+from megatron.checkpointing.model_files import first_state, saved_iteration, state_of_this_rank
 from megatron.checkpointing.names import iteration_of_tag
 from megatron.checkpointing.rng import restore_rng
 from megatron.checkpointing.safe_engine import load_file
@@ -27,11 +33,15 @@ _PLAIN_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _ZERO3_FILE = re.compile(r"zero_pp_rank_0_mp_rank_(\d+)_model_states\.pt")
 
 # Names of GPT-NeoX's earlier versions (the published 20B and Pythia checkpoints) -> today's.
-_RENAMED = (("mlp.dense_h_to_4h.", "mlp.linear1."), ("mlp.dense_4h_to_h.", "mlp.linear2."))
+_RENAMED = (
+    ("mlp.dense_h_to_4h.", "mlp.linear1."),
+    ("mlp.dense_4h_to_h.", "mlp.linear2."),
+    # DeepSpeed's name for an embedding that the output shares.
+    ("tied_modules.embed.", "0."),
+)
 # Tables and masks that are computed, not learned.
 _COMPUTED = ("rotary_emb.inv_freq", "position_embeddings.inv_freq", "attention.bias", "attention.masked_bias")
-# What a checkpoint says about its layout, in which weights are not bound.
-_OF_THE_LAYOUT = ("model_parallel_size", "padded_vocab_size")
+_ROW_BIASES = ("attention.dense.bias", "mlp.linear2.bias")
 
 
 def native_name(key: str) -> str:
@@ -49,12 +59,13 @@ def _is_weight(name: str) -> bool:
 class SavedWeights:
     """The weights of one checkpoint, read layer by layer where its files allow it.
 
-    Attributes: tensor_size: tensor-parallel degree it was saved with.
+    Attributes: tensor_size: tensor-parallel degree it was saved with; foreign: whether GPT-NeoX wrote it.
     Raises: CheckpointError when the folder holds no model weights.
     """
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
+        self.foreign = is_foreign(directory)
         self._states: dict[
             int, dict[str, torch.Tensor]
         ] = {}  # of whole tensor ranks, where files are not by layer
@@ -76,9 +87,20 @@ class SavedWeights:
         """{path within the layer: part of a tensor rank}; empty if the layer has no weights."""
         return self._read(index, tensor_rank)
 
+    def all(self, tensor_rank: int) -> dict[str, torch.Tensor]:
+        """{logical name: part of a tensor rank} in the order of the model's modules."""
+        if self._read != self._from_layer:
+            self._read(0, tensor_rank)
+            return self._states[tensor_rank]
+        matches = (_LAYER_FILE.fullmatch(path.name) for path in self.directory.iterdir())
+        indices = sorted({int(match[1]) for match in matches if match})
+        return {
+            f"{index}.{path}": value for index in indices for path, value in self.layer(index, tensor_rank).items()
+        }
+
     def _from_layer(self, index: int, tensor_rank: int) -> dict[str, torch.Tensor]:
         path = self.directory / f"layer_{index:02d}-model_{tensor_rank:02d}-model_states.pt"
-        return _weights(load_file(path)) if path.is_file() else {}
+        return _weights(load_file(path, mmap=True)) if path.is_file() else {}
 
     def _from_plain(self, index: int, tensor_rank: int) -> dict[str, torch.Tensor]:
         if tensor_rank not in self._states:
@@ -87,7 +109,7 @@ class SavedWeights:
 
     def _plain_states(self, tensor_rank: int) -> dict[str, torch.Tensor]:
         path = self.directory / f"mp_rank_{tensor_rank:02d}_model_states.pt"
-        module = load_file(path).get("module")
+        module = load_file(path, mmap=True).get("module")
         if not isinstance(module, dict):
             raise CheckpointError(f"{path} has no model in it, and there are no layer files beside it")
         return _weights(module)
@@ -165,9 +187,8 @@ def load_weights_only(neox_args, module: torch.nn.Module, iteration: int | None 
     if tag is None:
         return None
     directory = Path(neox_args.load, tag)
-    saved = (read_manifest(directory) or {}).get("args", {})
-    check_checkpoint_args(neox_args, {name: saved[name] for name in saved if name not in _OF_THE_LAYOUT})
-    load_weights(module, directory, neox_args.tokenizer.vocab_size)
+    check_model_args(neox_args, _description(directory).get("args", {}))
+    load_weights(module, directory, neox_args.tokenizer.vocab_size, neox_args.gpt_j_residual)
     print_rank_0(f"loaded the weights of {directory}")
     return directory
 
@@ -183,21 +204,31 @@ def warm_start(neox_args, module: torch.nn.Module, iteration: int | None = None)
         return None
     if neox_args.finetune:
         return 0
-    restore_rng(neox_args, directory, {})
+    saved = SavedWeights(directory)
+    restore_rng(neox_args, directory, state_of_this_rank(directory, saved.tensor_size) if saved.foreign else {})
     return _iteration_of(directory)
 
 
+def _description(directory: Path) -> dict:
+    """What a checkpoint says about its model: the manifest, or what GPT-NeoX wrote beside the weights."""
+    return read_manifest(directory) or first_state(directory)
+
+
 def _iteration_of(directory: Path) -> int:
-    description = read_manifest(directory) or {}
-    return description.get("iteration", iteration_of_tag(directory.name) or 0)
+    description = _description(directory)
+    # Layer files by themselves, as converters write them, are the start of something new.
+    return saved_iteration(description, directory) if description else iteration_of_tag(directory.name) or 0
 
 
-def load_weights(module: torch.nn.Module, directory: str | Path, vocabulary: int) -> None:
+def load_weights(
+    module: torch.nn.Module, directory: str | Path, vocabulary: int, parallel_residual: bool = False
+) -> None:
     """Fill a model's parameters from a checkpoint that may have been saved in another layout.
 
     Args:
-        module: has logical_named_parameters(); every parameter has a `spec`.
+        module: has logical_named_parameters(); every parameter has a `spec`; ZeRO-3 may have partitioned them.
         vocabulary: size of the true vocabulary; rows beyond it are padding, whose number depends on the layout.
+        parallel_residual: whether the model's blocks add attention and MLP to the same input.
     Raises: CheckpointError naming what is missing, left over or of another shape.
     """
     saved = SavedWeights(directory)
@@ -206,28 +237,39 @@ def load_weights(module: torch.nn.Module, directory: str | Path, vocabulary: int
         index, path = name.split(".", 1)
         wanted.setdefault(int(index), {})[path] = parameter
     for index, parameters in wanted.items():
-        _fill_layer(saved, index, parameters, vocabulary)
+        with whole(parameters.values()):
+            _fill_layer(saved, index, parameters, vocabulary, parallel_residual)
 
 
-def _fill_layer(saved: SavedWeights, index: int, parameters: dict, vocabulary: int) -> None:
-    size, rank = mpu.get_model_parallel_world_size(), mpu.get_model_parallel_rank()
-    same_layout = saved.tensor_size == size
-    # In the layout of the checkpoint a rank reads its own part only.
-    layers = [saved.layer(index, part) for part in ([rank] if same_layout else range(saved.tensor_size))]
-    missing = sorted(set(parameters) - set(layers[0]))
+def whole(parameters: Iterable[torch.nn.Parameter]):
+    """Within the block, parameters that ZeRO-3 has partitioned can be read and written as a whole."""
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    return GatheredParameters(partitioned, modifier_rank=0) if partitioned else contextlib.nullcontext()
+
+
+def _fill_layer(
+    saved: SavedWeights, index: int, parameters: dict, vocabulary: int, parallel_residual: bool
+) -> None:
+    same_layout = saved.tensor_size == mpu.get_model_parallel_world_size()
+    names = set(saved.layer(index, mpu.get_model_parallel_rank() if same_layout else 0))
+    missing = sorted(set(parameters) - names)
     # The embedding of an output that shares its weights lacks the position table.
-    unknown = sorted(set(layers[0]) - set(parameters)) if index > 0 else []
+    unknown = sorted(names - set(parameters)) if index > 0 else []
     if missing or unknown:
         listed = [*(f"no {name}" for name in missing), *(f"an unknown {name}" for name in unknown)]
         raise CheckpointError(
             f"layer {index} of the checkpoint in {saved.directory} has " + ", ".join(listed)
         )
     for path, parameter in parameters.items():
-        parts = [layer[path] for layer in layers]
-        if same_layout:
-            own = parts[0]
-        else:
-            own = local_slice(_logical(parts, parameter.spec, vocabulary), parameter.spec, rank, size)
+        own = local_part(
+            lambda rank, path=path: saved.layer(index, rank)[path],
+            parameter.spec,
+            saved,
+            vocabulary,
+            summands=is_summand(path, parallel_residual),
+        )
         if own.shape != parameter.shape:
             raise CheckpointError(
                 f"{index}.{path} is {tuple(own.shape)} in the checkpoint in {saved.directory} and "
@@ -235,6 +277,34 @@ def _fill_layer(saved: SavedWeights, index: int, parameters: dict, vocabulary: i
             )
         with torch.no_grad():
             parameter.copy_(own)
+
+
+def local_part(
+    read: Callable[[int], torch.Tensor],
+    spec: ParameterSpec,
+    saved: SavedWeights,
+    vocabulary: int,
+    summands: bool = False,
+) -> torch.Tensor:
+    """This rank's part of a parameter, or of what belongs to it value by value, from the parts of a checkpoint.
+
+    Args: read: gives the part of a tensor rank; summands: GPT-NeoX kept a bias that is the sum of its ranks' biases.
+    """
+    size, rank = mpu.get_model_parallel_world_size(), mpu.get_model_parallel_rank()
+    if spec.shard_dim is None and saved.foreign:
+        parts = [read(part) for part in range(saved.tensor_size if summands else 1)]
+        return torch.stack([part.float() for part in parts]).sum(0) if len(parts) > 1 else parts[0]
+    # In the layout of the checkpoint a rank reads its own part only.
+    if saved.tensor_size == size:
+        return read(rank)
+    return local_slice(
+        _logical([read(part) for part in range(saved.tensor_size)], spec, vocabulary), spec, rank, size
+    )
+
+
+def is_summand(name: str, parallel_residual: bool) -> bool:
+    """Whether GPT-NeoX's tensor ranks each add their own replica of a parameter, so that their sum is what counts."""
+    return parallel_residual and name.endswith(_ROW_BIASES)
 
 
 def _logical(parts: list[torch.Tensor], spec: ParameterSpec, vocabulary: int) -> torch.Tensor:
