@@ -10,13 +10,10 @@ NEEDED = {
     "checkpoint_num_layers": "checkpoint_activations",
     "contiguous_checkpointing": "checkpoint_activations",
     "partition_activations": "checkpoint_activations",
-    "synchronize_each_layer": "checkpoint_activations",
     "finetune": "load",
     "iteration": "load",
     "no_load_optim": "load",
     "no_load_rng": "load",
-    "keep_last_n_checkpoints": "save",
-    "no_save_rng": "save",
     "weighted_sampler_alpha": "weight_by_num_documents",
     "gradient_predivide_factor": "prescale_gradients",
 }
