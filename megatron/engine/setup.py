@@ -93,6 +93,9 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
         engine.set_has_attention_mask(False)
     engine.checkpoint_engine = SafeCheckpointEngine()
     engine.clip_fp32_gradients = partial(clip_gradients, engine)
+    if engine.dp_world_size == 1 and not engine.zero_optimization():
+        # A group of one has nothing to reduce, but DeepSpeed would copy all gradients into buckets and back.
+        engine.enable_backward_allreduce = engine.pipeline_enable_backward_allreduce = False
     if fresh:
         restore_full_precision_masters(engine, neox_args)
     print_rank_0(f"parameters of this rank: {sum(p.numel() for p in model.parameters()):,}")
