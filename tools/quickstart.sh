@@ -23,7 +23,7 @@ step() { # step NUMBER WHAT COMMAND...
 }
 
 step 1 "A corpus and a tokenizer: the sources and docs of Python's standard library" \
-    "$PYTHON" prepare_data.py stdlib --train-tokenizer --vocab-size 4096
+    "$PYTHON" prepare_data.py stdlib --train-tokenizer --vocab-size 2048
 step 2 "Training" \
     "$PYTHON" deepy.py train.py "${CONFIGS[@]}"
 step 3 "Sampling" \

@@ -23,7 +23,7 @@ def tour(tmp_path_factory):
     """(directory, outputs of the README's blocks); run one after another, as a reader would."""
     directory = make_sandbox(tmp_path_factory.mktemp("readme") / "project")
     config = directory / "configs/quickstart.yml"
-    shorten(config, train_iters=20, lr_decay_iters=20, eval_interval=10, eval_iters=1)
+    shorten(config, train_iters=40, lr_decay_iters=40, eval_interval=10, eval_iters=1)
     outputs, activate = [], ""
     for block in blocks():
         outputs.append(run_script(activate + block, directory))
@@ -43,10 +43,10 @@ def test_the_quickstart_trains_saves_and_samples(tour):
     losses = [float(value) for value in LOSS.findall(output)]
     assert losses[-1] < losses[0] - 1.0
     assert "validation results" in output and "test results" in output
-    assert (directory / "checkpoints/quickstart/latest").read_text().strip() == "global_step20"
+    assert (directory / "checkpoints/quickstart/latest").read_text().strip() == "global_step40"
     assert list((directory / "tensorboard/quickstart").rglob("events.*"))
-    assert len((directory / "samples/quickstart.jsonl").read_text().splitlines()) == 3
-    assert "--- sample 3" in output
+    assert len((directory / "samples/quickstart.jsonl").read_text().splitlines()) == 5
+    assert "--- sample 5" in output
 
 
 def test_the_quickstart_shows_every_command_that_it_runs(tour):
@@ -62,11 +62,11 @@ def test_the_quickstart_shows_every_command_that_it_runs(tour):
 
 def test_running_the_quickstart_again_resumes_and_loses_nothing(tour):
     directory, _ = tour
-    shorten(directory / "configs/quickstart.yml", train_iters=30)
+    shorten(directory / "configs/quickstart.yml", train_iters=50)
     output = run_script("make quickstart", directory)
-    iterations = re.findall(r"iteration +(\d+)/ +30", output)
-    assert iterations == ["30"]
-    assert (directory / "checkpoints/quickstart/latest").read_text().strip() == "global_step30"
+    iterations = re.findall(r"iteration +(\d+)/ +50", output)
+    assert iterations == ["50"]
+    assert (directory / "checkpoints/quickstart/latest").read_text().strip() == "global_step50"
 
 
 def test_prompts_are_continued_in_their_order_in_either_layout(tour):
@@ -109,7 +109,7 @@ def test_the_conversation_is_held_on_a_terminal(tour, layout):
 
 def test_own_text_is_trained_on(tour):
     directory, _ = tour
-    assert (directory / "checkpoints/mine/latest").read_text().strip() == "global_step20"
+    assert (directory / "checkpoints/mine/latest").read_text().strip() == "global_step40"
     assert "lm_loss" in output_of(tour, "configs/mine.yml")
 
 
