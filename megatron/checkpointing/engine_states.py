@@ -20,7 +20,9 @@ class EngineStates:
         sample = _state_of_two_numbers(self._optimizer, self._flat_tensors()[0].device)
         self.kinds = {kind for kind, value in sample.items() if _by_value(value)}
         for tensor in self._flat_tensors():
-            self._optimizer.state[tensor] = {kind: _blank(kind, sample[kind], tensor, steps) for kind in sample}
+            self._optimizer.state[tensor] = {
+                kind: _blank(kind, sample[kind], tensor, steps) for kind in sample
+            }
         if hasattr(self._wrapped, "_lazy_init_hp_params_optimizer_state"):
             # ZeRO 1 and 2 look up a parameter's part of the states once, normally after the first step.
             self._wrapped._hp_optimizer_states_linked = False

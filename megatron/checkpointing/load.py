@@ -41,4 +41,3 @@ def load_checkpoint(
     restore_rng(neox_args, directory, client_state)
     print_rank_0(f"loaded checkpoint {directory}")
     return saved_iteration(client_state, directory)
-

@@ -34,8 +34,8 @@ class ModelFiles:
         count = len(self._paths)
         if not count or sorted(self._paths) != list(range(count)) or count % tensor_size:
             raise CheckpointError(
-                f"{directory} has {count} mp_rank_*_model_states.pt files, which is not one for each pipeline stage and "
-                f"each of {tensor_size} tensor rank(s): some are missing"
+                f"{directory} has {count} mp_rank_*_model_states.pt files, not one for each pipeline stage and each of "
+                f"{tensor_size} tensor rank(s): some are missing"
             )
         self.stages = count // tensor_size
         self._states: dict[int, dict] = {}

@@ -36,7 +36,9 @@ def restore_rng_state(state: dict) -> None:
     numpy.random.set_state(state["np_rng_state"])
     torch.set_rng_state(state["torch_rng_state"].cpu())
     if state["cuda_rng_state"].numel() != device.get_rng_state().numel():
-        warn("the random states of the checkpoint's devices mean nothing to this kind of device: dropout starts afresh")
+        warn(
+            "the random states of the checkpoint's devices mean nothing to this kind of device: dropout starts afresh"
+        )
         return
     device.set_rng_state(state["cuda_rng_state"].cpu())
     mpu.get_cuda_rng_tracker().set_states(state["rng_tracker_states"])
@@ -57,7 +59,9 @@ def restore_rng(neox_args, directory: Path, client_state: dict) -> None:
         return
     state = saved_rng_state(directory, client_state, torch.distributed.get_rank())
     if state is None:
-        warn(f"{directory} holds no random states for this rank (no_save_rng, or another layout): using fresh ones")
+        warn(
+            f"{directory} holds no random states for this rank (no_save_rng, or another layout): using fresh ones"
+        )
     else:
         restore_rng_state(state)
 

@@ -17,7 +17,7 @@ from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.weights import SavedWeights, native_name
 from megatron.common.errors import CheckpointError
 
-# The fp32 copy of a parameter, which 16-bit runs and ZeRO keep; beside it stand the optimizer's own kinds (exp_avg, ...).
+# The fp32 copy of a parameter, which 16-bit runs and ZeRO keep, beside the optimizer's own kinds (exp_avg, ...).
 MASTER = "master"
 
 _PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
@@ -108,16 +108,19 @@ class SavedOptimizer:
         else:
             partitions, path = self._partitions(state, stage * self.files.tensor_size + tensor_rank)
         first = partitions[0]
-        for key, reader in _READERS.items():
-            if key in first:
-                groups = shapes or self._groups_in_module_order(
-                    stage, tensor_rank, _number_of_groups(first, key)
-                )
-                return StageStates(reader(partitions, groups, path), _steps(first), _scaler(first))
-        raise CheckpointError(
-            f"{path} has an optimizer state of an unknown form (none of the keys {', '.join(_READERS)}): set "
-            "no_load_optim or finetune"
-        )
+        key = next((key for key in _READERS if key in first), None)
+        if key is None:
+            raise CheckpointError(
+                f"{path} has an optimizer state of an unknown form (none of the keys {', '.join(_READERS)}): set "
+                "no_load_optim or finetune"
+            )
+        count = len(first["param_groups"] if key == "state" else first[key])
+        groups = shapes or self._groups_in_module_order(stage, tensor_rank, count)
+        reader = _READERS[key]
+        # ZeRO 3 divides the groups further.
+        if len(groups) != count and reader is not _read_zero3:
+            raise _misfit(path, count, len(groups), "groups")
+        return StageStates(reader(partitions, groups, path), _steps(first), _scaler(first))
 
     def _partitions(self, state: dict, model_rank: int) -> tuple[list[dict], Path]:
         """The states of all data-parallel ranks of a model rank, and the first one's file."""
@@ -128,12 +131,13 @@ class SavedOptimizer:
         lacking = sorted(set(range(count)) - set(found))
         if not found:
             raise CheckpointError(
-                f"{directory} has no optimizer state (no *zero_pp_rank_*_mp_rank_{model_rank:02d}_optim_states.pt, and no "
-                "key optimizer in the model file): set no_load_optim or finetune"
+                f"{directory} has no optimizer state (no *_mp_rank_{model_rank:02d}_optim_states.pt, and no key "
+                "optimizer in the model file): set no_load_optim or finetune"
             )
         if lacking:
             raise CheckpointError(
-                f"{directory} has no optim_states file of data-parallel rank {lacking[0]} of {count}, model rank {model_rank}"
+                f"{directory} has no *zero_pp_rank_{lacking[0]}_mp_rank_{model_rank:02d}_optim_states.pt, one of "
+                f"{count} files of the data-parallel ranks"
             )
         files = [load_file(found[rank], mmap=True) for rank in range(count)]
         return [_required(file, "optimizer_state_dict", found[0]) for file in files], found[0]
@@ -142,8 +146,8 @@ class SavedOptimizer:
         """What `param_shapes` would say: without ZeRO it is not kept, but the order of a state dict tells it."""
         if self.files.stages > 1:
             raise CheckpointError(
-                f"{self.files.path(stage, tensor_rank)} has no key param_shapes, without which the optimizer state of a "
-                "pipeline stage cannot be read: set no_load_optim or finetune"
+                f"{self.files.path(stage, tensor_rank)} has no key param_shapes, without which the optimizer "
+                "state of a pipeline stage cannot be read: set no_load_optim or finetune"
             )
         shapes = {name: tuple(value.shape) for name, value in self.weights.all(tensor_rank).items()}
         if count == 1:
@@ -165,11 +169,6 @@ def _required(mapping: dict, key: str, path: Path):
     if key not in mapping:
         raise CheckpointError(f"{path} has no key {key}: it is not a checkpoint of GPT-NeoX")
     return mapping[key]
-
-
-def _number_of_groups(first: dict, key: str) -> int:
-    value = first["param_groups"] if key == "state" else first[key]
-    return len(value)
 
 
 def _read_partitioned(partitions: list[dict], groups: list[Shapes], path: Path) -> dict[str, Slot]:
@@ -260,9 +259,7 @@ def _flat_slots(
 
 
 def _misfit(path: Path, found: int, wanted: int, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} has optimizer states of {found} {what} in a group, its model has {wanted}"
-    )
+    return CheckpointError(f"{path} has optimizer states of {found} {what} where its model has {wanted}")
 
 
 def _join(ranks: list[dict[str, torch.Tensor]]) -> dict[str, Flat]:

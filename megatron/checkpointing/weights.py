@@ -95,7 +95,9 @@ class SavedWeights:
         matches = (_LAYER_FILE.fullmatch(path.name) for path in self.directory.iterdir())
         indices = sorted({int(match[1]) for match in matches if match})
         return {
-            f"{index}.{path}": value for index in indices for path, value in self.layer(index, tensor_rank).items()
+            f"{index}.{path}": value
+            for index in indices
+            for path, value in self.layer(index, tensor_rank).items()
         }
 
     def _from_layer(self, index: int, tensor_rank: int) -> dict[str, torch.Tensor]:
@@ -205,7 +207,9 @@ def warm_start(neox_args, module: torch.nn.Module, iteration: int | None = None)
     if neox_args.finetune:
         return 0
     saved = SavedWeights(directory)
-    restore_rng(neox_args, directory, state_of_this_rank(directory, saved.tensor_size) if saved.foreign else {})
+    restore_rng(
+        neox_args, directory, state_of_this_rank(directory, saved.tensor_size) if saved.foreign else {}
+    )
     return _iteration_of(directory)
 
 

@@ -3,15 +3,20 @@
 import copy
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
 from tests.common.distributed import DistributedTestError, run_distributed
-from tests.common.neox.data import packed_samples, random_documents, split_bounds, write_mmap, write_stale_maps
-from tests.common.neox.training import Run, new_run, train_step
+from tests.common.neox.data import (
+    packed_samples,
+    random_documents,
+    split_bounds,
+    write_mmap,
+    write_stale_maps,
+)
+from tests.common.neox.training import Run, Tensors, new_run, train_step
 from tests.common.neox.trees import SCALE, Form, random_states, write_tree
 
 SAVED_AT, STEPS, TRAIN_ITERS, BATCH, SEED = 5, 4, 100, 8, 1234
@@ -164,7 +169,9 @@ def differences(engine, saved: Run) -> dict[str, float]:
         expected |= {"exp_avg": part(saved.exp_avg), "exp_avg_sq": part(saved.exp_avg_sq)}
         if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
             own["copies"] = safe_get_full_fp32_param(parameter)
-            own |= {kind: safe_get_full_optimizer_state(parameter, kind) for kind in ("exp_avg", "exp_avg_sq")}
+            own |= {
+                kind: safe_get_full_optimizer_state(parameter, kind) for kind in ("exp_avg", "exp_avg_sq")
+            }
         else:
             own["copies"] = own["weights"]
             own |= {kind: inner.state[parameter][kind] for kind in ("exp_avg", "exp_avg_sq")}
@@ -183,8 +190,10 @@ def all_fed(reports: list[dict]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A tree and a run that goes on from it. tolerance: relative, of the losses; where rounding to 16 bit separates the
-    run from the reference its states are compared all the same. same_model_ranks: pipeline and tensor ranks are the tree's.
+    """A tree and a run that goes on from it.
+
+    Attributes: tolerance: relative, of the losses; where rounding to 16 bit separates the run from the reference its
+    states are compared all the same; same_model_ranks: whether pipeline and tensor ranks are those of the tree.
     """
 
     form: Form
@@ -212,7 +221,9 @@ CASES = {
     "tp2 ZeRO-1, residuals in sequence": Case(
         Form(zero=1, tp=2), {"model_parallel_size": 2, "gpt_j_residual": False, **ZERO1}, processes=2
     ),
-    "dp2 pp2 tp2 ZeRO-1 fp16 into one process in fp32": Case(Form("fp16", 1, 2, 2, 2), {}, same_model_ranks=False),
+    "dp2 pp2 tp2 ZeRO-1 fp16 into one process in fp32": Case(
+        Form("fp16", 1, 2, 2, 2), {}, same_model_ranks=False
+    ),
     "dp3 ZeRO-1 bf16 into dp2 ZeRO-3": Case(
         Form("bf16", zero=1, dp=3), {"zero_optimization": {"stage": 3}}, processes=2
     ),
@@ -274,3 +285,68 @@ def test_random_states_go_on_in_the_layout_that_wrote_them(resumed):
         generator.set_state(states["torch_rng_state"])
         expected = (random.Random(number).random(), numpy.random.RandomState(number).rand())
         assert report["random"] == (*expected, torch.rand(1, generator=generator).item())
+
+
+def train_and_save(config: dict, world_size: int, steps: int) -> list[float]:
+    """This program's own run: losses of all steps; a checkpoint half-way."""
+    from megatron.checkpointing import save_checkpoint
+    from megatron.common.timers import Timers
+    from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
+    from megatron.training import train_step as step
+
+    neox_args, engine = start(config, world_size)
+    loaders = build_train_valid_test_data_loaders(neox_args)
+    train, *_ = shift_and_wrap_data_loaders(neox_args, loaders, iteration=engine.loaded_iteration)
+    engine.train()
+    losses = []
+    for iteration in range(engine.loaded_iteration + 1, steps + 1):
+        metrics, _ = step(neox_args, Timers(), train, engine, None, None)
+        losses.append(float(metrics["lm_loss"]))
+        if neox_args.save and iteration == steps // 2:
+            assert save_checkpoint(neox_args, iteration, engine)
+    return losses
+
+
+OWN = {
+    "dp2 ZeRO-3": {"zero_optimization": {"stage": 3}},
+    "pp2 ZeRO-1 bf16, tied": {
+        "pipe_parallel_size": 2, "precision": "bfloat16", "no_weight_tying": False, "pos_emb": "learned", **ZERO1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", OWN)
+def test_the_files_of_deepspeed_itself_are_read_to_the_last_bit(layout, tmp_path, data):
+    """What this program's DeepSpeed writes, without what marks it as this program's own."""
+    config = settings(tmp_path, data[0], save=str(tmp_path), checkpoint_factor=1000, **OWN[layout])
+    straight = run_distributed(train_and_save, 2, config, 2, 6)
+    for path in [*tmp_path.glob("*/manifest.json"), *tmp_path.glob("*/rng_rank_*.pt")]:
+        path.unlink()
+    resumed = run_distributed(train_and_save, 2, {**config, "save": None}, 2, 6)
+    assert [losses[3:] for losses in straight] == resumed
+
+
+def load_weights_only(config: dict, world_size: int) -> tuple[int, Tensors]:
+    _, engine = start(config, world_size)
+    return engine.loaded_iteration, {
+        name: p.detach().clone() for name, p in engine.module.logical_named_parameters()
+    }
+
+
+def test_weights_alone_are_taken_from_a_tree_without_an_optimizer(tmp_path, data, references):
+    """As converters write it: an empty optimizer, tag and `latest` of their own, no random states."""
+    saved = references[True].saved
+    directory = write_tree(tmp_path, saved, Form(rng=False)).rename(tmp_path / "0")
+    (tmp_path / "latest").write_text("0")
+    state = torch.load(directory / "mp_rank_00_model_states.pt")
+    state |= {"optimizer": {}, "global_steps": 1, "skipped_steps": 1, "iteration": 7}
+    torch.save(state, directory / "mp_rank_00_model_states.pt")
+    config = settings(tmp_path, data[0], no_load_optim=True)
+    ((iteration, weights),) = run_distributed(load_weights_only, 1, config, 1)
+    assert iteration == 7
+    assert all(torch.equal(value, saved.weights[name]) for name, value in weights.items())
+    with pytest.raises(DistributedTestError) as caught:
+        run_distributed(load_weights_only, 1, {**config, "no_load_optim": False}, 1)
+    message = caught.value.exceptions[0]
+    assert "CheckpointError" in message and "has no optimizer state" in message and "no_load_optim" in message
+    assert "\n" not in message

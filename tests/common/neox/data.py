@@ -26,7 +26,9 @@ def random_documents(count: int, vocabulary: int, seed: int = 5) -> list[np.ndar
     for _ in range(count):
         tokens = [generator.randint(vocabulary)]
         for _ in range(generator.randint(4, 59)):
-            tokens.append((tokens[-1] * 3 + 1) % vocabulary if generator.rand() < 0.9 else generator.randint(vocabulary))
+            tokens.append(
+                (tokens[-1] * 3 + 1) % vocabulary if generator.rand() < 0.9 else generator.randint(vocabulary)
+            )
         documents.append(np.array(tokens))
     return documents
 
@@ -53,7 +55,9 @@ def packed_samples(documents: list[np.ndarray], count: int, length: int, seed: i
     row = np.concatenate([documents[number] for number in order])
     shuffled = np.arange((epochs * tokens - 1) // length, dtype=np.uint32)
     generator.shuffle(shuffled)
-    return np.stack([row[j * length : (j + 1) * length + 1] for j in shuffled[:count].astype(int)]).astype(np.int64)
+    return np.stack([row[j * length : (j + 1) * length + 1] for j in shuffled[:count].astype(int)]).astype(
+        np.int64
+    )
 
 
 def write_stale_maps(prefix: str, name: str, samples: int, length: int, seed: int) -> None:

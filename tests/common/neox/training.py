@@ -84,7 +84,9 @@ def logits(run: Run, weights: Tensors, tokens: torch.Tensor) -> torch.Tensor:
     sizes = run.sizes
     hidden = weights["0.word_embeddings.weight"][tokens]
     for index in range(2, sizes.layers + 2):
-        block = {name.split(".", 1)[1]: value for name, value in weights.items() if name.startswith(f"{index}.")}
+        block = {
+            name.split(".", 1)[1]: value for name, value in weights.items() if name.startswith(f"{index}.")
+        }
         attended = _attention(sizes, block, _norm(block, "input_layernorm", hidden))
         if run.parallel_residual:
             hidden = hidden + attended + _mlp(block, _norm(block, "post_attention_layernorm", hidden))

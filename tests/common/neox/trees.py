@@ -20,7 +20,7 @@ class Form:
     """How a tree is written.
 
     Attributes: pp: 0 for a plain model; zero: stage 0 or 1; legacy: old names, `total_iters`, saved rotary tables;
-    elastic: DeepSpeed's `elastic_checkpoint`; fused: Adam counts its steps per group; rng: whether random states are kept.
+    elastic: DeepSpeed's `elastic_checkpoint`; fused: Adam counts its steps per group; rng: random states are kept.
     """
 
     precision: str = "fp32"
@@ -54,7 +54,9 @@ def write_tree(folder: Path, run: Run, form: Form, iteration: int | None = None)
             _write_layers(directory, run, form, rank)
     (Path(folder) / "latest").write_text(directory.name)
     if form.zero:
-        (Path(folder) / "zero_to_fp32.py").write_text("raise SystemExit('a recovery script, never run by anybody')\n")
+        (Path(folder) / "zero_to_fp32.py").write_text(
+            "raise SystemExit('a recovery script, never run by anybody')\n"
+        )
     return directory
 
 
@@ -63,12 +65,18 @@ def _stages(run: Run, count: int) -> list[list[str]]:
     layers = sorted({int(name.split(".")[0]) for name in run.weights})
     share = -(-len(layers) // count)
     return [
-        [name for name in run.weights if int(name.split(".")[0]) in layers[stage * share : (stage + 1) * share]]
+        [
+            name
+            for name in run.weights
+            if int(name.split(".")[0]) in layers[stage * share : (stage + 1) * share]
+        ]
         for stage in range(count)
     ]
 
 
-def rank_part(run: Run, name: str, value: torch.Tensor, form: Form, rank: int, is_weight: bool) -> torch.Tensor:
+def rank_part(
+    run: Run, name: str, value: torch.Tensor, form: Form, rank: int, is_weight: bool
+) -> torch.Tensor:
     """What tensor rank `rank` keeps of a parameter or of a state of it."""
     if form.tp == 1:
         return value
@@ -90,7 +98,9 @@ def _state_dict(run: Run, form: Form, names: list[str], rank: int) -> Tensors:
         value = rank_part(run, name, run.weights[name], form, rank, is_weight=True)
         state[form.name(name)] = value.to(DTYPES[form.precision])
         if form.legacy and name.endswith("attention.query_key_value.bias"):
-            state[name.replace("query_key_value.bias", "rotary_emb.inv_freq")] = torch.ones(2, dtype=torch.float16)
+            state[name.replace("query_key_value.bias", "rotary_emb.inv_freq")] = torch.ones(
+                2, dtype=torch.float16
+            )
     return state
 
 
@@ -109,7 +119,8 @@ def _write_model_rank(directory, run: Run, form: Form, iteration, names, rank: i
     module = {f"{prefix}{name}": value for name, value in _state_dict(run, form, names, rank).items()}
     shapes = [
         OrderedDict(
-            (prefix + form.name(name), rank_part(run, name, run.weights[name], form, rank, True).shape) for name in group
+            (prefix + form.name(name), rank_part(run, name, run.weights[name], form, rank, True).shape)
+            for name in group
         )
         for group in groups
     ]
@@ -130,12 +141,17 @@ def _write_model_rank(directory, run: Run, form: Form, iteration, names, rank: i
         "total_iters" if form.legacy else "iteration": iteration,
         "args": _args(run, form),
     }
-    torch.save(state | (random_states(number) if form.rng else {}), directory / f"mp_rank_{number:02d}_model_states.pt")
+    torch.save(
+        state | (random_states(number) if form.rng else {}),
+        directory / f"mp_rank_{number:02d}_model_states.pt",
+    )
     for partition in range(form.dp if form.zero else 0):
         inner = _partition(run, form, groups, rank, partition)
         content = {"optimizer_state_dict": inner, "ds_config": {}, "ds_version": "0.19.8"}
         start = "bf16_" if form.precision == "bf16" else ""
-        torch.save(content, directory / f"{start}zero_pp_rank_{partition}_mp_rank_{number:02d}_optim_states.pt")
+        torch.save(
+            content, directory / f"{start}zero_pp_rank_{partition}_mp_rank_{number:02d}_optim_states.pt"
+        )
 
 
 def _args(run: Run, form: Form) -> dict:
@@ -190,7 +206,9 @@ def _states_of(run: Run, form: Form, m: torch.Tensor, v: torch.Tensor) -> dict:
     return {**step, "exp_avg": m, "exp_avg_sq": v}
 
 
-def _flat(run: Run, form: Form, group: list[str], rank: int, values: Tensors, is_weight: bool) -> torch.Tensor:
+def _flat(
+    run: Run, form: Form, group: list[str], rank: int, values: Tensors, is_weight: bool
+) -> torch.Tensor:
     """The parameters of a group end to end, filled up to a multiple of two elements per data-parallel rank."""
     parts = [rank_part(run, name, values[name], form, rank, is_weight).flatten() for name in group]
     flat = torch.cat(parts)

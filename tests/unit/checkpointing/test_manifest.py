@@ -83,6 +83,20 @@ def test_foreign_checkpoint_without_manifest_counts_only_if_latest_names_it(tmp_
     assert choose(tmp_path) == "global_step30"
 
 
+def test_checkpoints_that_nothing_calls_complete_are_neither_loaded_nor_passed_over(tmp_path):
+    for iteration in (10, 20):
+        make_checkpoint(tmp_path, iteration, complete=False)
+    for latest in ("global_step30", None):
+        if latest:
+            (tmp_path / "latest").write_text(latest)
+        else:
+            (tmp_path / "latest").unlink()
+        # Not even where the run will save: starting afresh there would mix two runs.
+        with pytest.raises(CheckpointError, match=r"`latest`.*\(10, 20\).*--iteration"):
+            choose(tmp_path, save=str(tmp_path))
+    assert choose(tmp_path, 10) == "global_step10"
+
+
 def test_stale_latest_does_not_hide_a_newer_complete_checkpoint(tmp_path):
     make_checkpoint(tmp_path, 20)
     make_checkpoint(tmp_path, 10)

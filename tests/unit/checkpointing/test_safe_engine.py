@@ -1,6 +1,9 @@
 """Checkpoint files are data: nothing in them is executed."""
 
+import argparse
+import fractions
 import os
+import pathlib
 
 import numpy
 import pytest
@@ -38,6 +41,36 @@ def test_tensors_random_states_and_loss_scalers_survive(tmp_path):
     assert torch.equal(loaded["module"]["weight"], state["module"]["weight"])
     assert numpy.array_equal(loaded["np_rng_state"][1], state["np_rng_state"][1])
     assert loaded["loss_scaler"].cur_scale == 8.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [argparse.Namespace(lr=1), numpy.float64(3.0), pathlib.PurePosixPath("/"), fractions.Fraction(1, 2)],
+)
+def test_objects_that_checkpoints_have_no_need_of_are_refused_in_one_line(tmp_path, content):
+    torch.save({"args": content}, tmp_path / "strange.pt")
+    with pytest.raises(CheckpointError, match=r"strange\.pt holds more than tensors") as caught:
+        load_file(tmp_path / "strange.pt", mmap=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_older_programs_are_understood(tmp_path):
+    """Pickles hold the names that modules had when they were written."""
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    state = {
+        "np_rng_state": numpy.random.RandomState(3).get_state(),
+        "slices": fragment_address(numel=7, start=1),
+    }
+    torch.save(state, tmp_path / "new.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "new.pt").read_bytes()
+    assert b"numpy._core.multiarray\n" in content and b"deepspeed.utils.tensor_fragment\n" in content
+    content = content.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
+    content = content.replace(b"deepspeed.utils.tensor_fragment\n", b"deepspeed.runtime.bf16_optimizer\n")
+    (tmp_path / "old.pt").write_bytes(content)
+    loaded = load_file(tmp_path / "old.pt", mmap=True)
+    assert numpy.array_equal(loaded["np_rng_state"][1], state["np_rng_state"][1])
+    assert loaded["slices"] == state["slices"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + b"\0" * 100])

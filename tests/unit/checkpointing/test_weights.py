@@ -101,3 +101,37 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     torch.save({"module": None}, tmp_path / "mp_rank_00_model_states.pt")
     with pytest.raises(CheckpointError, match="no model in it"):
         loaded(tmp_path)
+
+
+class RowParallel(torch.nn.Module):
+    """A bias that every tensor rank has whole, and a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(3))
+        self.norm = torch.nn.Parameter(torch.zeros(3))
+        for parameter in self.parameters():
+            parameter.spec = ParameterSpec((3,), None)
+
+    def logical_named_parameters(self):
+        yield "2.attention.dense.bias", self.bias
+        yield "2.input_layernorm.weight", self.norm
+
+
+@pytest.mark.parametrize(
+    ("manifest", "parallel_residual", "expected"),
+    [(False, True, 3.0), (False, False, 1.0), (True, True, 1.0)],
+)
+def test_biases_are_summed_only_where_gpt_neox_added_them_on_every_rank(
+    tmp_path, manifest, parallel_residual, expected
+):
+    for rank in range(2):
+        layer = {"attention.dense.bias": torch.full((3,), rank + 1.0)}
+        layer["input_layernorm.weight"] = torch.full((3,), rank + 5.0)
+        torch.save(layer, tmp_path / f"layer_02-model_0{rank}-model_states.pt")
+    if manifest:
+        (tmp_path / "manifest.json").write_text("{}")
+    model = RowParallel()
+    load_weights(model, tmp_path, 6, parallel_residual)
+    assert model.bias.tolist() == [expected] * 3
+    assert model.norm.tolist() == [5.0] * 3
