@@ -49,6 +49,7 @@ __all__ = [
 def pretrain(neox_args) -> None:
     """Train a model as the config says: from the data loaders to the last save and the test."""
     timers = Timers(tensorboard_writer=neox_args.tensorboard_writer)
+    check_settings(neox_args)
     if neox_args.save:
         check_save_directory(neox_args.save)
     initialize_megatron(neox_args)
@@ -85,6 +86,22 @@ def pretrain(neox_args) -> None:
             metrics,
         )
     finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
+
+
+def check_settings(neox_args) -> None:
+    """Raises: ConfigError naming everything that training cannot do without and other scripts can."""
+    lengths, sources = ("train_iters", "train_epochs"), ("data_path", "train_data_paths")
+    missing = [
+        f"set {' or '.join(keys)}: {why}"
+        for keys, why in (
+            (lengths, "how long to train"),
+            (sources, "what to train on"),
+            (("optimizer",), "how to train, e.g. {type: Adam, params: {lr: 1.0e-3}}"),
+        )
+        if not any(getattr(neox_args, key) for key in keys)
+    ]
+    if missing:
+        raise ConfigError(missing)
 
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
@@ -127,8 +144,6 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     Returns: (engine, optimizer, learning rate scheduler, reference engine or None). `engine.loaded_iteration` is the
     iteration that was loaded, 0 for a fresh start.
     """
-    if neox_args.optimizer is None:
-        raise ConfigError("optimizer: training needs one, e.g. {type: Adam, params: {lr: 1.0e-3}}")
     objective = build_objective(neox_args)
     model = get_model(neox_args, use_cache)
     without_optimizer = neox_args.finetune or neox_args.no_load_optim

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron.common.console import print_rank_0, warn
-from megatron.common.errors import ConfigError
+from megatron.common.errors import ConfigError, LaunchError
 from megatron.neox_arguments import batch, command_line, deepspeed_view, environment, log_files
 from megatron.neox_arguments.companions import idle_keys
 from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig, NeoXArgsDeepspeedRunner
@@ -383,7 +383,12 @@ class NeoXArgs(
         except ImportError:
             warn(f"tensorboard_dir={self.tensorboard_dir!r}: no events are written: pip install tensorboard")
             return
-        self.tensorboard_writer = SummaryWriter(log_dir=self.tensorboard_dir)
+        try:
+            self.tensorboard_writer = SummaryWriter(log_dir=self.tensorboard_dir)
+        except OSError as error:
+            raise LaunchError(
+                f"tensorboard_dir={self.tensorboard_dir!r} cannot be written: {error.strerror}; choose another folder"
+            ) from None
 
     def enable_logging(self) -> None:
         """Copy standard output and error of this process into files of log_dir; rank 0 writes the configuration too."""

@@ -55,7 +55,7 @@ def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[s
     dry_run = given.pop("dry_run")
     given["autotuning_run"] = given.pop("autotuning")
     if not Path(given["user_script"]).is_file():
-        raise LaunchError(f"{given['user_script']}: no such script")
+        raise LaunchError(f"{given['user_script']}: no such script; name an existing one, such as train.py")
     return files, {key: value for key, value in given.items() if value is not None}, dry_run
 
 

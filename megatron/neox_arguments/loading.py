@@ -124,4 +124,4 @@ def _other_files(path: Path) -> str:
     close = nearest(
         path.name, [other.name for other in path.parent.glob("*") if other.suffix in (".yml", ".json")]
     )
-    return f"; did you mean {close!r}?" if close else ""
+    return f"; did you mean {close!r}?" if close else "; correct the name, or give its folder with -d"

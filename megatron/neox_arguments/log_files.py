@@ -28,7 +28,9 @@ def tee_output(folder: Path) -> None:
         Tee(str(folder / f"{name}_stdout.txt"))
         Tee(str(folder / f"{name}_stderr.txt"), err=True)
     except OSError as error:
-        raise LaunchError(f"log_dir={str(folder)!r} cannot be written: {error.strerror}") from None
+        raise LaunchError(
+            f"log_dir={str(folder)!r} cannot be written: {error.strerror}; choose another folder"
+        ) from None
 
 
 def write_configuration(folder: Path, values: dict[str, Any]) -> None:

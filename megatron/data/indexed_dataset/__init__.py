@@ -85,7 +85,10 @@ def infer_dataset_impl(path) -> str | None:
     with open(index, "rb") as file:
         impl = _MAGIC.get(file.read(8))
     if impl is None:
-        raise DataError(f"{index} is not the index of a data set: its first bytes are of no known format")
+        raise DataError(
+            f"{index} is not the index of a data set (its first bytes are of no known format); correct the path, or "
+            "make the data set again"
+        )
     return impl
 
 

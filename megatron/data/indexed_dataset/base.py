@@ -85,8 +85,8 @@ def file_size(path: str) -> int:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def read_header(path: str, magic: bytes, length: int) -> bytes:
-    """The first `length` bytes of an .idx file, whose magic number must be `magic`."""
+def read_header(path: str, magic: bytes, length: int, kind: str) -> bytes:
+    """The first `length` bytes of an .idx file, whose magic number must be `magic`, as in data sets of this kind."""
     file_size(path)
     try:
         with open(path, "rb") as file:
@@ -94,9 +94,13 @@ def read_header(path: str, magic: bytes, length: int) -> bytes:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if not header.startswith(magic):
-        raise DataError(f"{path} is not an index of this kind: it does not start with {magic!r}")
+        raise DataError(
+            f"{path} is not the index of a data set of kind {kind}: set data_impl to infer, or correct it"
+        )
     if len(header) < length:
-        raise DataError(f"{path} is truncated: {len(header)} bytes, its header alone has {length}")
+        raise DataError(
+            f"{path} is truncated: {len(header)} bytes, its header alone has {length}; make the data set again"
+        )
     return header
 
 

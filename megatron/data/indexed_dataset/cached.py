@@ -37,7 +37,7 @@ class IndexedDataset(IndexedDatasetReader):
     def __init__(self, path):
         self.path = str(path)
         index = index_file_path(self.path)
-        header = HEADER.unpack(read_header(index, MAGIC, HEADER.size))
+        header = HEADER.unpack(read_header(index, MAGIC, HEADER.size, "cached"))
         _, version, dtype_code, self.element_size, count, size_count, documents = header
         if version != VERSION:
             raise DataError(

@@ -60,7 +60,9 @@ class MMapIndexedDataset(IndexedDatasetReader):
 
     def _read_header(self) -> tuple[int, int]:
         path = index_file_path(self.path)
-        _, version, dtype_code, count, documents = HEADER.unpack(read_header(path, MAGIC, HEADER.size))
+        _, version, dtype_code, count, documents = HEADER.unpack(
+            read_header(path, MAGIC, HEADER.size, "mmap")
+        )
         if version != VERSION:
             raise DataError(f"{path} has version {version} of its format; only version {VERSION} can be read")
         if dtype_code not in dtypes:

@@ -128,7 +128,14 @@ class _Run:
         return encoder.cutter if self.job.mask_before is None else (lambda text: None)
 
     def _open(self) -> None:
-        Path(self.plan.output_prefix).resolve().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(self.plan.output_prefix).resolve().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"--output-prefix {self.plan.output_prefix}: cannot make the folder {folder} ({error.strerror}); "
+                "choose another place"
+            ) from None
         marks = self._take_over() if self.plan.resume else []
         for place, (prefix, (_, dtype)) in enumerate(zip(self.prefixes, self.job.outputs(), strict=True)):
             self.writers.append(TokenWriter(prefix, dtype, marks[place] if marks else None))

@@ -76,7 +76,10 @@ class TokenWriter:
         try:
             yield
         except OSError as error:
-            raise DataError(f"{self.prefix}.bin and .idx cannot be written: {error.strerror}") from error
+            raise DataError(
+                f"{self.prefix}.bin and .idx cannot be written ({error.strerror}); make room, or choose another "
+                "--output-prefix"
+            ) from error
 
     def append(self, flat: np.ndarray, lengths: np.ndarray, begins: bool = True, ends: bool = True) -> None:
         """Add items laid out one after the other; the first goes on with the open item unless `begins`.
