@@ -35,11 +35,9 @@ def ranks(slurm: bool = False, mpi: bool = False) -> Ranks:
     """
     for names in (*(_SLURM if slurm else ()), *(_MPI if mpi else ())):
         if all(name in os.environ for name in names[:2]):
-            size = os.environ.get(names[2]) or _slurm_size()
-            for standard, value in zip(
-                _STANDARD, (os.environ[names[0]], os.environ[names[1]], size), strict=True
-            ):
-                os.environ[standard] = value
+            total = os.environ.get(names[2]) or _slurm_size()
+            values = (os.environ[names[0]], os.environ[names[1]], total)
+            os.environ.update(dict(zip(_STANDARD, values, strict=True)))
             break
     size = job_size()
     if size is None and "RANK" in os.environ:
