@@ -7,7 +7,7 @@ import torch
 
 from megatron import mpu
 from megatron.checkpointing import is_save_iter, load_checkpoint, save_checkpoint
-from megatron.checkpointing.save import check_save_directory
+from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
 from megatron.common.console import info, print_rank_0
 from megatron.common.device import current_device
@@ -64,6 +64,8 @@ def pretrain(neox_args) -> None:
         neox_args, iteration=neox_args.iteration
     )
     state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
+    if neox_args.save:
+        warn_of_later_checkpoints(neox_args, state.iteration)
     timers("model and optimizer").stop()
 
     train_data, valid_data, test_data = (
@@ -378,7 +380,11 @@ def _save(neox_args, timers, model, state: TrainState, last: bool = False) -> No
     if save_checkpoint(neox_args, state.iteration, model):
         state.last_saved = state.iteration
     elif last:
-        raise CheckpointError(f"save: the last checkpoint could not be written to {neox_args.save}")
+        newest = "none was" if state.last_saved is None else f"the newest is of iteration {state.last_saved}"
+        raise CheckpointError(
+            f"save: the last checkpoint could not be written to {neox_args.save} (the reason is above), {newest}; make "
+            "room or mend the place, and train on from there"
+        )
     if running:
         timers("interval time").start()
 

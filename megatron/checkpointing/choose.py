@@ -5,7 +5,13 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing import manifest
-from megatron.checkpointing.names import get_checkpoint_tag, iteration_of_tag, read_latest, saved_iterations
+from megatron.checkpointing.names import (
+    LATEST,
+    get_checkpoint_tag,
+    iteration_of_tag,
+    read_latest,
+    saved_iterations,
+)
 from megatron.common.console import info, warn
 from megatron.common.errors import CheckpointError
 
@@ -69,14 +75,27 @@ def _named_checkpoint(directory: Path, iteration: int) -> str:
 
 
 def _candidates(directory: Path) -> list[str]:
-    """Tags from the newest to the oldest. A checkpoint without a manifest, of another program, counts only if `latest`
-    names it: nothing else says that it is complete."""
+    """Tags in the order in which they are to be tried.
+
+    A checkpoint without a manifest, of another program, counts only if `latest` names it: nothing else says that it is
+    complete. What `latest` names comes before later iterations, which belong to a run that was given up for an earlier
+    checkpoint; unless they were completed after `latest` was written, by a run that died before it could name them.
+    """
     if not directory.is_dir():
         return []
     latest = read_latest(directory)
     tags = [get_checkpoint_tag(iteration) for iteration in reversed(saved_iterations(directory))]
     believable = [tag for tag in tags if tag == latest or (directory / tag / manifest.MANIFEST).is_file()]
-    # `latest` may name a folder that is not called global_stepN, as converted checkpoints do ("0").
-    if latest and iteration_of_tag(latest) is None and (directory / latest).is_dir():
-        believable.insert(0, latest)
-    return believable
+    if not latest or not (directory / latest).is_dir():
+        return believable
+    named = iteration_of_tag(latest)
+    if named is None:
+        # Converted checkpoints are not called global_stepN ("0").
+        return [latest, *believable]
+    written = (directory / LATEST).stat().st_mtime
+    given_up = [
+        tag
+        for tag in believable
+        if iteration_of_tag(tag) > named and not manifest.completed_at(directory / tag) > written
+    ]
+    return [tag for tag in believable if tag not in given_up] + given_up

@@ -2,12 +2,14 @@
 
 import json
 import zlib
+from datetime import datetime
 from pathlib import Path
 
 from megatron.common.files import atomic_write_text
 
 MANIFEST = "manifest.json"
 VERSION = 1
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 _BLOCK = 1 << 22
 
 
@@ -51,6 +53,15 @@ def read_manifest(directory: Path) -> dict | None:
 def is_foreign(directory: str | Path) -> bool:
     """Whether another program wrote a checkpoint, GPT-NeoX or a converter: nobody else leaves the manifest out."""
     return not Path(directory, MANIFEST).is_file()
+
+
+def completed_at(directory: Path) -> float:
+    """When a checkpoint was completed, in seconds since the epoch; 0 if its manifest does not say."""
+    created = (read_manifest(directory) or {}).get("created", "")
+    try:
+        return datetime.strptime(created, TIME_FORMAT).timestamp()
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def problem(directory: Path) -> str | None:

@@ -36,7 +36,7 @@ def saved_iterations(directory: str | Path) -> list[int]:
 def read_latest(directory: str | Path) -> str | None:
     """The tag that `latest` names, if there is such a file."""
     path = Path(directory, LATEST)
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
 
 def get_checkpoint_name(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from megatron import mpu
+from megatron.checkpointing.manifest import TIME_FORMAT
 
 _CHECKED = (
     "num_layers",
@@ -41,7 +42,7 @@ def description(neox_args, iteration: int) -> dict:
     """The manifest's entries beside the files."""
     return {
         "iteration": iteration,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "created": time.strftime(TIME_FORMAT),
         "layout": layout(neox_args),
         "args": checkpoint_args(neox_args),
         "git_hash": neox_args.git_hash,

@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from megatron.checkpointing.manifest import read_manifest
-from megatron.checkpointing.names import get_checkpoint_tag, partial_tag, read_latest, saved_iterations
+from megatron.checkpointing.names import (
+    get_checkpoint_tag,
+    iteration_of_tag,
+    partial_tag,
+    read_latest,
+    saved_iterations,
+)
 from megatron.common.console import info
 from megatron.common.files import remove
 
@@ -17,13 +23,17 @@ def delete_abandoned_saves(save_dir: str) -> None:
 def delete_old_checkpoints(save_dir: str, n_to_keep: int) -> None:
     """Delete the oldest complete checkpoints that this program wrote, so that `n_to_keep` of them stay.
 
-    A folder counts only if its base name is exactly a checkpoint's and it has a manifest; the one that `latest` names
-    is never deleted.
+    A folder counts only if its base name is exactly a checkpoint's and it has a manifest. The one that `latest` names
+    and later ones, which an earlier run has left, are never deleted.
     """
     directory = Path(save_dir)
-    tags = [get_checkpoint_tag(iteration) for iteration in saved_iterations(directory)]
+    newest = iteration_of_tag(read_latest(directory) or "")
+    tags = [
+        get_checkpoint_tag(iteration)
+        for iteration in saved_iterations(directory)
+        if newest is None or iteration <= newest
+    ]
     own = [tag for tag in tags if read_manifest(directory / tag) is not None]
     for tag in own[: max(0, len(own) - max(1, n_to_keep))]:
-        if tag != read_latest(directory):
-            remove(directory / tag)
-            info(f"deleted the old checkpoint {directory / tag}")
+        remove(directory / tag)
+        info(f"deleted the old checkpoint {directory / tag}")

@@ -89,5 +89,14 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
         try:
             yield
         except (OSError, RuntimeError) as error:
-            # torch reports a full disk as a RuntimeError of its zip writer.
-            self.failure = self.failure or f"{path}: {_first_line(error)}"
+            self.failure = self.failure or f"{path}: {_reason(error)}"
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    """Why a file could not be written."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # torch's zip writer knows no more than that the file is shorter than what it wrote.
+    if "unexpected pos" in str(error):
+        return "not all could be written; the disk, or the quota, is full"
+    return _first_line(error)

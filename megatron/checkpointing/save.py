@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing import manifest, provenance
-from megatron.checkpointing.names import LATEST, get_checkpoint_tag, partial_tag
+from megatron.checkpointing.names import LATEST, get_checkpoint_tag, partial_tag, saved_iterations
 from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_checkpoints
 from megatron.checkpointing.rng import collect_rng_state, rng_file
-from megatron.common.console import error, human_bytes, info
+from megatron.common.console import human_bytes, info, warn
 from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
 
 ATTEMPTS = 3
+PAUSE_SECONDS = 1.0
 
 
 def save_checkpoint(neox_args, iteration: int, model, optimizer=None, lr_scheduler=None) -> bool:
@@ -25,13 +26,14 @@ def save_checkpoint(neox_args, iteration: int, model, optimizer=None, lr_schedul
     """
     start = time.monotonic()
     failure = None
-    for _attempt in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        # What passes by itself, as on a network file system, takes a moment.
+        time.sleep(PAUSE_SECONDS * bool(attempt))
         failure = save_ds_checkpoint(iteration, model, neox_args)
         if failure is None:
             break
-        if torch.distributed.get_rank() == 0:
-            error(f"saving iteration {iteration} failed: {failure}")
     if failure is not None:
+        warn(f"iteration {iteration} could not be saved in {ATTEMPTS} attempts: {failure}")
         return False
     if torch.distributed.get_rank() == 0:
         directory = Path(neox_args.save, get_checkpoint_tag(iteration))
@@ -84,6 +86,16 @@ def check_save_directory(directory: str) -> None:
         raise CheckpointError(
             f"save: cannot write into {directory} ({problem.strerror}); choose another folder or mend its permissions"
         ) from problem
+
+
+def warn_of_later_checkpoints(neox_args, iteration: int) -> None:
+    """Say, at the start of a run, that the place to save to holds what this run does not go on from."""
+    later = [other for other in saved_iterations(neox_args.save) if other > iteration]
+    if later:
+        warn(
+            f"save: {neox_args.save} holds checkpoints of later iterations ({', '.join(map(str, later))}) than "
+            f"{iteration}, where this run starts; it replaces those it reaches, and `latest` will name its own"
+        )
 
 
 def _prepare(root: Path, partial: Path) -> None:

@@ -76,7 +76,9 @@ def load_or_build(
         with file_lock(lock, f"the index maps of {name}"):
             return _load(place / entry, key) or _build_entry(place, entry, key, build)
     except OSError as error:
-        raise DataError(f"index maps cannot be written to {place}: {error.strerror or error}") from error
+        raise DataError(
+            f"index maps cannot be written to {place}: {error.strerror or error}; make room there"
+        ) from error
 
 
 def _places(beside: Path) -> Iterator[Path]:

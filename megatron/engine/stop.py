@@ -15,6 +15,7 @@ class StopSignal:
 
     def __init__(self):
         self.received: int | None = None
+        self._speaks = torch.distributed.get_rank() == 0
         self._pending = None
         self._previous = {}
         self._group = None
@@ -36,7 +37,10 @@ class StopSignal:
         self.received = number
         # A second signal acts at once, in case the step itself hangs.
         signal.signal(number, signal.SIG_DFL)
-        os.write(2, b"signal received: finishing this step, then saving (send it again to stop at once)\n")
+        if self._speaks:
+            os.write(
+                2, b"signal received: finishing this step, then saving (send it again to stop at once)\n"
+            )
 
     def poll(self) -> bool:
         """True on every rank in the iteration after the one in which some rank received a signal."""

@@ -16,7 +16,7 @@ class Metrics:
         for name in names("log sink"):
             sink = lookup("log sink", name)
             if sink.wanted(neox_args):
-                self.sinks.append(sink(neox_args))
+                self._open(sink, neox_args)
 
     def log(self, values: dict[str, float | None], step: int) -> None:
         """Log scalars under their tags at an iteration; None is skipped. A failing sink is dropped with a warning."""
@@ -28,10 +28,18 @@ class Metrics:
         for sink in list(self.sinks):
             self._guarded(sink, sink.close)
 
+    # A tracker's fault, whatever it is, must not end the run.
+
+    def _open(self, sink_class, neox_args) -> None:
+        try:
+            self.sinks.append(sink_class(neox_args))
+        except Exception as error:
+            warn(f"{sink_class.__name__} failed and is switched off: {error}")
+
     def _guarded(self, sink, action) -> None:
         try:
             action()
-        except Exception as error:  # a tracker's fault, whatever it is, must not end the run
+        except Exception as error:
             warn(f"{type(sink).__name__} failed and is switched off: {error}")
             self.sinks.remove(sink)
 

@@ -28,14 +28,25 @@ def tee_output(folder: Path) -> None:
         Tee(str(folder / f"{name}_stdout.txt"))
         Tee(str(folder / f"{name}_stderr.txt"), err=True)
     except OSError as error:
-        raise LaunchError(
-            f"log_dir={str(folder)!r} cannot be written: {error.strerror}; choose another folder"
-        ) from None
+        raise _unwritable(folder, error) from None
 
 
 def write_configuration(folder: Path, values: dict[str, Any]) -> None:
-    """On rank 0 write neox_args.json: every key, defaults included."""
-    if os.environ.get("RANK", "0") == "0":
+    """On rank 0 write neox_args.json: every key, defaults included.
+
+    Raises: LaunchError if it cannot be written.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    try:
         atomic_write_text(
             folder / "neox_args.json", json.dumps(values, indent=2, sort_keys=True, default=str)
         )
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> LaunchError:
+    return LaunchError(
+        f"log_dir={str(folder)!r} cannot be written: {error.strerror}; make room, or choose another folder"
+    )

@@ -8,16 +8,17 @@ from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifes
 from megatron.checkpointing.choose import _choose
 from megatron.checkpointing.names import get_checkpoint_tag, saved_iterations
 from megatron.checkpointing.retention import delete_abandoned_saves
+from megatron.checkpointing.save import warn_of_later_checkpoints
 from megatron.common.errors import CheckpointError
 
 
-def make_checkpoint(root, iteration, complete=True):
+def make_checkpoint(root, iteration, complete=True, created=None):
     directory = root / get_checkpoint_tag(iteration)
     directory.mkdir(parents=True)
     (directory / "weights.pt").write_bytes(bytes(range(256)) * 10 + bytes([iteration]))
     if complete:
         files = {name: manifest.file_record(directory / name) for name in manifest.content_files(directory)}
-        manifest.write_manifest(directory, files, {"iteration": iteration})
+        manifest.write_manifest(directory, files, {"iteration": iteration, "created": created})
     (root / "latest").write_text(directory.name)
     return directory
 
@@ -97,10 +98,41 @@ def test_checkpoints_that_nothing_calls_complete_are_neither_loaded_nor_passed_o
     assert choose(tmp_path, 10) == "global_step10"
 
 
-def test_stale_latest_does_not_hide_a_newer_complete_checkpoint(tmp_path):
-    make_checkpoint(tmp_path, 20)
+def test_a_checkpoint_that_its_run_died_before_naming_is_found(tmp_path):
+    make_checkpoint(tmp_path, 20, created="2100-01-01T00:00:00+0000")
     make_checkpoint(tmp_path, 10)
     assert choose(tmp_path) == "global_step20"
+
+
+def test_going_back_to_an_earlier_checkpoint_is_not_undone_by_later_ones(tmp_path, capfd):
+    """After a loss spike a run went on from iteration 10, saved 20 and died; 30 is of the line that was given up."""
+    before = {"created": "2020-01-01T00:00:00+0000"}
+    make_checkpoint(tmp_path, 30, **before)
+    make_checkpoint(tmp_path, 10, **before)
+    make_checkpoint(tmp_path, 20, created="2020-01-02T00:00:00+0000")
+    assert choose(tmp_path) == "global_step20"
+    (tmp_path / "global_step20" / "weights.pt").unlink()
+    assert choose(tmp_path) == "global_step10"
+    (tmp_path / "global_step10" / "weights.pt").unlink()
+    assert choose(tmp_path) == "global_step30"
+
+
+def test_a_latest_that_names_nothing_is_passed_over(tmp_path):
+    make_checkpoint(tmp_path, 10)
+    for content in (b"global_step77", b"", b"\xff\xfe"):
+        (tmp_path / "latest").write_bytes(content)
+        assert choose(tmp_path) == "global_step10"
+
+
+def test_a_run_says_which_later_checkpoints_it_does_not_go_on_from(tmp_path, capfd):
+    settings = SimpleNamespace(save=str(tmp_path))
+    for iteration in (10, 20, 30):
+        make_checkpoint(tmp_path, iteration)
+    warn_of_later_checkpoints(settings, 30)
+    assert capfd.readouterr().err == ""
+    warn_of_later_checkpoints(settings, 10)
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith("warning: save: ") and "later iterations (20, 30) than 10" in warning
 
 
 def test_retention_deletes_only_complete_checkpoints_of_this_program(tmp_path):
@@ -114,12 +146,12 @@ def test_retention_deletes_only_complete_checkpoints_of_this_program(tmp_path):
     assert (tmp_path / "global_step10_backup").is_dir()
 
 
-def test_retention_never_deletes_what_latest_names(tmp_path):
-    for iteration in (10, 20, 30):
+def test_retention_never_deletes_what_latest_names_nor_later_ones_of_another_run(tmp_path):
+    for iteration in (5, 10, 20, 30):
         make_checkpoint(tmp_path, iteration)
     (tmp_path / "latest").write_text("global_step10")
     delete_old_checkpoints(str(tmp_path), 1)
-    assert saved_iterations(tmp_path) == [10, 30]
+    assert saved_iterations(tmp_path) == [10, 20, 30]
 
 
 @pytest.mark.parametrize(
