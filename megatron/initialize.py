@@ -116,9 +116,19 @@ def _settle_deepspeed(deepspeed) -> None:
         torch_backend.build_shm_op = lambda: None
         # DeepSpeed asks whether the CPU has fp16 instructions; torch computes fp16 without them too, only slower.
         deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
+    # Its bf16 optimizer prints the memory in use eighteen times, whatever the log level.
+    importlib.import_module("deepspeed.runtime.bf16_optimizer").see_memory_usage = (
+        lambda *message, **options: None
+    )
     # DeepSpeed still calls collectives by the names that torch is about to rename.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    deepspeed.utils.logger.setLevel(os.environ.get("LOGLEVEL", "WARNING").upper())
+    level = os.environ.get("LOGLEVEL", "WARNING").upper()
+    try:
+        deepspeed.utils.logger.setLevel(level)
+    except ValueError:
+        raise LaunchError(
+            f"the environment variable LOGLEVEL={level!r} must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"
+        ) from None
 
 
 def set_random_seed(seed: int) -> None:

@@ -58,6 +58,16 @@ def learning_rate(
     return max(min_lr, floor + (start_lr - floor) * shape(progress))
 
 
+# What defines a schedule, in the words of the config.
+_SCHEDULE = {
+    "start_lr": "a maximum of",
+    "warmup_iter": "iterations of warm-up:",
+    "end_iter": "lr_decay_iters",
+    "decay_style": "lr_decay_style",
+    "min_lr": "min_lr",
+}
+
+
 class AnnealingLR:
     """Sets the rate of every parameter group of an optimizer, step by step; resumable.
 
@@ -126,14 +136,16 @@ class AnnealingLR:
 
         Raises: CheckpointError when the schedule differs and neither override nor use-checkpoint decides which holds.
         """
-        for key in ("start_lr", "warmup_iter", "end_iter", "decay_style", "min_lr"):
-            saved, own = state[key], getattr(self, key)
-            if self.override_lr_scheduler or saved == own:
-                continue
-            if not self.use_checkpoint_lr_scheduler:
-                raise CheckpointError(
-                    f"the checkpoint's learning rate schedule has {key} {saved}, the config {own}: set "
-                    "override_lr_scheduler to keep the config's or use_checkpoint_lr_scheduler to take the checkpoint's"
-                )
-            setattr(self, key, saved)
+        differing = [key for key in _SCHEDULE if state[key] != getattr(self, key)]
+        if differing and not (self.override_lr_scheduler or self.use_checkpoint_lr_scheduler):
+            listed = ", ".join(
+                f"{_SCHEDULE[key]} {state[key]} (now {getattr(self, key)})" for key in differing
+            )
+            raise CheckpointError(
+                f"the checkpoint's learning rate schedule has {listed}: set override_lr_scheduler to keep the config's "
+                "or use_checkpoint_lr_scheduler to take the checkpoint's"
+            )
+        if not self.override_lr_scheduler:
+            for key in differing:
+                setattr(self, key, state[key])
         self.step(state["num_iters"])

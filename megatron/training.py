@@ -52,7 +52,8 @@ def pretrain(neox_args) -> None:
     check_settings(neox_args)
     if neox_args.save:
         check_save_directory(neox_args.save)
-    initialize_megatron(neox_args)
+    if finish_initialization := initialize_megatron(neox_args):
+        finish_initialization()
 
     timers("data loaders").start()
     data_loaders = build_train_valid_test_data_loaders(neox_args)

@@ -6,7 +6,7 @@ from megatron.checkpointing import manifest, provenance
 from megatron.common.errors import CheckpointError
 
 # Settings of the layout without which DeepSpeed's files of another run cannot be read by this one.
-_LAYOUT = ("data_parallel_size", "model_parallel_size", "pipe_parallel_size", "zero_stage")
+_LAYOUT = ("data_parallel_size", "model_parallel_size", "pipe_parallel_size", "zero_stage", "precision")
 # Settings among a checkpoint's args that belong to its layout, not to its model.
 _LAYOUT_ARGS = ("model_parallel_size", "padded_vocab_size")
 
@@ -42,13 +42,13 @@ def check_layout(neox_args, directory: Path) -> None:
     description = manifest.read_manifest(directory)
     if description is None:
         return
-    check_checkpoint_args(neox_args, description.get("args", {}))
+    check_model_args(neox_args, description.get("args", {}))
     saved, own = description.get("layout", {}), provenance.layout(neox_args)
     differing = [
         f"{name} {saved[name]} (now {own[name]})" for name in _LAYOUT if saved.get(name) != own[name]
     ]
     if differing:
         raise CheckpointError(
-            f"{directory} was saved with {', '.join(differing)}; resuming its optimizer in another layout is not "
-            "supported yet: run with the saved layout, or take the weights only with no_load_optim or finetune"
+            f"{directory} was saved with {', '.join(differing)}; resuming its optimizer with another is not supported "
+            "yet: set what it was saved with, or take the weights only with no_load_optim or finetune"
         )

@@ -138,7 +138,8 @@ def setup_for_inference_or_eval(
         raise ConfigError("load must name the folder of a checkpoint to sample from or to evaluate")
     neox_args.configure_distributed_args()
     neox_args.build_tokenizer()
-    initialize_megatron(neox_args)
+    if finish_initialization := initialize_megatron(neox_args):
+        finish_initialization()
     module = get_model(neox_args)
     neox_args.iteration = load_for_inference(neox_args, module, neox_args.iteration)
     model = InferenceModel(module.to(neox_args.params_dtype), neox_args)

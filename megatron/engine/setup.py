@@ -98,7 +98,9 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
         engine.enable_backward_allreduce = engine.pipeline_enable_backward_allreduce = False
     if fresh:
         restore_full_precision_masters(engine, neox_args)
-    print_rank_0(f"parameters of this rank: {sum(p.numel() for p in model.parameters()):,}")
+    # ZeRO-3 has emptied its parameters and keeps their true size.
+    count = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+    print_rank_0(f"parameters of this rank: {count:,}")
     return engine, optimizer, scheduler
 
 

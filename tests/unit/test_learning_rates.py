@@ -72,8 +72,10 @@ def test_resumed_schedule_continues_the_curve():
 
 
 def test_differing_schedule_is_refused_overridden_or_taken_as_asked():
-    state = schedule(start_lr=5e-4).state_dict()
-    with pytest.raises(CheckpointError, match="start_lr 0.0005, the config 0.001"):
+    state = schedule(start_lr=5e-4, total_iters=60).state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"a maximum of 0.0005 \(now 0.001\), lr_decay_iters 60 \(now 100\): set"
+    ):
         schedule(use_checkpoint_lr_scheduler=False).load_state_dict(state)
     taken = schedule(use_checkpoint_lr_scheduler=True)
     taken.load_state_dict(state)

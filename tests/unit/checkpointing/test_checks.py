@@ -1,0 +1,50 @@
+"""What does not fit is named in the words of the config, the model apart from the layout."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from megatron.checkpointing import manifest, provenance
+from megatron.checkpointing.checks import check_layout
+from megatron.common.errors import CheckpointError
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
+
+
+def settings(**changes) -> SimpleNamespace:
+    model = dict.fromkeys(
+        ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings", "padded_vocab_size"),
+        8,
+    )
+    layout = {"model_parallel_size": 1, "pipe_parallel_size": 0, "zero_stage": 0, "precision": "fp32"}
+    others = {"make_vocab_size_divisible_by": 1, "tokenizer_type": "x", "load": "there", "git_hash": None}
+    return SimpleNamespace(**{**model, **layout, **others, **changes})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    manifest.write_manifest(tmp_path, {}, provenance.description(settings(), 5))
+    return tmp_path
+
+
+def test_what_was_saved_with_the_same_settings_fits(saved):
+    assert check_layout(settings(), saved) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 9}, "of another model: num_layers is 8 in the checkpoint and 9 in the config"),
+        ({"precision": "bfloat16"}, r"saved with precision fp32 \(now bfloat16\).*no_load_optim or finetune"),
+        (
+            {"model_parallel_size": 2, "padded_vocab_size": 10, "zero_stage": 1},
+            r"saved with model_parallel_size 1 \(now 2\), zero_stage 0 \(now 1\); resuming its optimizer",
+        ),
+    ],
+)
+def test_what_differs_is_named(saved, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        check_layout(settings(**changes), saved)
