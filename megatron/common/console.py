@@ -1,11 +1,15 @@
 """All the program says to people: plain messages and progress. The only module that writes to the terminal."""
 
+import contextlib
 import os
 import sys
 import time
 from typing import Any
 
+from megatron.common.errors import NeoXError
+
 PLAIN_INTERVAL_SECONDS = 10.0
+_told: set[int | None] = set()  # faults of standard output that have been warned of
 
 
 def _rank() -> int:
@@ -17,9 +21,12 @@ def _rank() -> int:
 
 
 def print_rank_0(*message) -> None:
-    """Print on global rank 0 only, flushed."""
+    """Print on global rank 0 only, flushed.
+
+    Raises: NeoXError when nobody reads the output any more.
+    """
     if _rank() == 0:
-        print(*message, flush=True)
+        write(" ".join(map(str, message)) + "\n")
 
 
 def info(message: str) -> None:
@@ -29,15 +36,25 @@ def info(message: str) -> None:
 
 def write(text: str) -> None:
     """Show text on rank 0 as it is, without a line break, at once."""
-    if text and _rank() == 0:
+    if not text or _rank() != 0:
+        return
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise NeoXError("nobody reads the output any more (broken pipe): stopped") from None
+    except OSError as problem:
+        # A full disk under a log must not end the work that it is about.
+        if problem.errno not in _told:
+            _told.add(problem.errno)
+            warn(f"standard output cannot be written ({problem.strerror}): some lines are lost")
 
 
 def warn(message: str) -> None:
     """Warn once per call on rank 0, on standard error."""
     if _rank() == 0:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def error(message: str) -> None:

@@ -83,6 +83,9 @@ def run_main(main: Callable, *args) -> None:
     launcher can show each distinct error once however many ranks it struck, and waits to be ended; otherwise it prints
     the error itself.
     """
+    # A terminal that knows fewer characters shows the others as their numbers.
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(*args)
     except KeyboardInterrupt:
@@ -92,6 +95,7 @@ def run_main(main: Callable, *args) -> None:
             _linger()
         _leave(1)
     else:
+        _flush()
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -135,18 +139,26 @@ def _linger() -> None:
     """Keep this rank's connections open until the launcher ends the job: ranks that lose a peer fail as well, and torch
     says so at length."""
     signal.signal(signal.SIGTERM, lambda number, frame: _leave(1))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     time.sleep(LINGER_SECONDS)
 
 
 def _leave(status: int) -> None:
     """Exit at once: a failed rank must not wait in the clean-up of a process group whose peers may be gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     if _job_size() > 1:
         os._exit(status)
     sys.exit(status)
+
+
+def _flush() -> None:
+    """Empty the output streams. What cannot be written is dropped, or Python would complain of it at its very end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _job_size() -> int:

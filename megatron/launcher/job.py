@@ -106,11 +106,31 @@ def check(job: Job, launcher: str) -> None:
     if not Path(job.script).is_file():
         raise LaunchError(f"{job.script}: no such script")
     if job.is_local:
+        check_address(job.master_addr)
         check_port(job.master_addr, job.master_port)
     elif shutil.which(_STARTERS[launcher]) is None:
         raise LaunchError(
             f"launcher={launcher} needs the program {_STARTERS[launcher]!r}, which is not on the PATH"
         )
+
+
+def check_address(address: str) -> None:
+    """Raises: LaunchError if the processes of this machine cannot meet at `address` because it is elsewhere."""
+    try:
+        places = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        raise LaunchError(f"master_addr={address!r} is unknown; leave it out, or set 127.0.0.1") from None
+    for family, kind, protocol, _, place in places:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(place)
+                return
+        except OSError:
+            continue
+    raise LaunchError(
+        f"master_addr={address!r} is not an address of this machine, where all processes run; leave it out, or set "
+        "127.0.0.1"
+    )
 
 
 def check_port(address: str, port: int) -> None:
@@ -138,7 +158,10 @@ def _port(configured: int, is_local: bool) -> int:
     if configured != DEFAULT_PORT:
         return configured
     if "MASTER_PORT" in os.environ:
-        return int(os.environ["MASTER_PORT"])
+        text = os.environ["MASTER_PORT"].strip()
+        if not text.isdecimal() or not 0 < int(text) < 65536:
+            raise LaunchError(f"the environment variable MASTER_PORT={text!r} must lie between 1 and 65535")
+        return int(text)
     if not is_local or _can_bind(configured):
         return configured
     port = _free_port()

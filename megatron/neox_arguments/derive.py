@@ -40,6 +40,9 @@ derives = DERIVATIONS.reading
     "hostfile", "include", "exclude", "num_nodes", "num_gpus", "global_num_gpus", writes=("global_num_gpus",)
 )
 def _process_count(args: Any) -> None:
+    for key in ("global_num_gpus", "num_gpus"):
+        if getattr(args, key) is not None and getattr(args, key) < 1:
+            raise ConfigError(f"{key}={getattr(args, key)} must be above 0")
     if args.global_num_gpus is not None:
         return
     args.global_num_gpus = job_size()

@@ -46,6 +46,26 @@ def test_with_gpus_all_of_them_are_used_unless_told_otherwise(machine):
     assert resolve(args(include="localhost:1,3", global_num_gpus=2), []).slots == [1, 3]
 
 
+@pytest.mark.parametrize("text", ["many", "0", "70000", ""])
+def test_a_port_of_the_environment_that_is_none_is_named(monkeypatch, text):
+    monkeypatch.setenv("MASTER_PORT", text)
+    with pytest.raises(LaunchError, match=f"MASTER_PORT='{text}' must lie between 1 and 65535"):
+        resolve(args(), [])
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("203.0.113.1", "is not an address of this machine, where all processes run; leave it out"),
+        ("no.such.host.invalid", "is unknown; leave it out"),
+    ],
+)
+def test_processes_of_one_machine_meet_on_it(address, message):
+    with pytest.raises(LaunchError, match=f"master_addr='{address}' {message}"):
+        jobs.check(resolve(args(master_addr=address), []), "pdsh")
+    assert jobs.check_address("127.0.0.1") is jobs.check_address("localhost") is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
