@@ -23,8 +23,8 @@ def main(input_args: list[str] | None = None) -> None:
     path = Path(parser.parse_args(input_args).file)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', 'not UTF-8 text')}") from error
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)

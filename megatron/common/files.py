@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from megatron.common.errors import NeoXError
+
 
 def fsync_directory(path: str | Path) -> None:
     """Make renames inside the directory durable."""
@@ -21,6 +23,21 @@ def fsync_file(path: str | Path) -> None:
     """Make a file's content durable."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def make_folder(path: str | Path, asked_by: str) -> Path:
+    """Make a folder and those above it.
+
+    Raises: NeoXError with the option or key that asked for it, where that cannot be.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeoXError(
+            f"{asked_by}: cannot make the folder {path} ({error.strerror}); choose another place"
+        ) from None
+    return path
 
 
 @contextmanager

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 from megatron.common.console import info
 from megatron.common.documents import find_inputs, read_documents
 from megatron.common.errors import DataError, TokenizerError, run_main
-from megatron.common.files import atomic_path
+from megatron.common.files import atomic_path, make_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,6 +27,7 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|padding|>"]
 INPUT_PATTERNS = ("*.jsonl", "*.json", "*.jsonl.zst", "*.txt")
 # A text above this goes to the trainer in parts, which costs a few word boundaries and saves much memory.
 PART_CHARACTERS = 1 << 20
+TARGET_OPTION = "--tokenizer_output_path"
 
 
 def load_jsonl(input_path: str | Path, quiet: bool = True) -> list[dict]:
@@ -66,6 +67,8 @@ def train_tokenizer(
     """
     if tokenizer_type != "BPE":
         raise TokenizerError(f"cannot train a tokenizer of type {tokenizer_type!r}: only BPE is known")
+    if save_path:
+        make_folder(Path(save_path).parent, TARGET_OPTION)  # before the work, not after it
     tokenizer = train_bpe(json_iterator(input_dir), vocab_size)
     if save_path:
         save_tokenizer(tokenizer, save_path)
@@ -105,7 +108,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, lossless: bool = False) -> 
 def save_tokenizer(tokenizer: "Tokenizer", path: str | Path) -> None:
     """Write the tokenizer as readable JSON; the file appears whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, TARGET_OPTION)
     with atomic_path(path) as temporary:
         tokenizer.save(str(temporary), pretty=True)
     info(f"saved a tokenizer of {tokenizer.get_vocab_size():,} tokens at {path}")

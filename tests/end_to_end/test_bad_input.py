@@ -167,8 +167,24 @@ def test_a_broken_line_of_input_text_is_told_with_file_and_line(place):
     process = run_command([*arguments, "--output-prefix", "lines"], directory, check=False)
     assert "lines.jsonl, line 2: not valid JSON" in told(process)
     assert not list(directory.glob("lines_text_document.*"))
-    process = run_command([*arguments, "--output-prefix", f"{path}/out"], directory, check=False)
-    assert "lines.jsonl" in told(process)
+
+
+def test_a_place_that_output_cannot_go_to_is_told_before_the_work(place):
+    directory, _ = place
+    taken = directory / "taken_by_a_file"
+    taken.write_text("")
+    (directory / "texts").mkdir()
+    write_jsonl(directory / "texts" / "some.jsonl", ["some text"])
+    for command, option in (
+        (["tools/datasets/preprocess_data.py", "--input", "texts", "--tokenizer-type", "CharLevelTokenizer"],
+         "--output-prefix"),
+        (["megatron/tokenizer/train_tokenizer.py", "--json_input_dir", "texts"], "--tokenizer_output_path"),
+        (["prepare_data.py", "stdlib"], "--data-dir"),
+    ):  # fmt: skip
+        error = told(run_command([*command, option, taken / "below" / "name"], directory, check=False))
+        assert (
+            error.startswith(f"{option}: cannot make the folder {taken}") and "choose another place" in error
+        )
 
 
 def test_a_tokenizer_file_that_is_missing_or_broken_is_told(place):

@@ -10,7 +10,7 @@ from megatron.common.errors import DataError
 
 BLOCK_BYTES = 512 << 10
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-SKIP_HINT = "correct the file, or leave such records out with --skip-invalid"
+SKIP_HINT = "correct the file, or leave such records out (preprocess_data.py --skip-invalid)"
 
 # (end of a piece, start of the rest) of a text that goes on, None to wait for more of it
 Cutter = Callable[[bytearray], tuple[int, int] | None]
@@ -218,7 +218,7 @@ def _decode(data: bytes, where: str, replace: bool) -> str:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: not UTF-8 text (byte 0x{data[error.start]:02x} at {error.start}); convert the file, or have such"
-            " bytes replaced with --skip-invalid"
+            " bytes replaced (preprocess_data.py --skip-invalid)"
         ) from error
 
 

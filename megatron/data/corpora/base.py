@@ -10,7 +10,7 @@ from pathlib import Path
 from megatron.common.console import info
 from megatron.common.documents import find_inputs, read_documents
 from megatron.common.errors import ConfigError, TokenizerError
-from megatron.common.files import atomic_write_text
+from megatron.common.files import atomic_write_text, make_folder
 from megatron.data.corpora.fetch import fetch
 from megatron.data.corpora.sources import Sources
 from megatron.data.preprocessing import cli
@@ -115,7 +115,7 @@ class DataDownloader:
 
     def prepare(self) -> None:
         """Everything from the download to the tokenised data set; what is complete from an earlier call is kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, "--data-dir")
         if self.force_redownload or not self.exists():
             self.download()
         else:

@@ -16,7 +16,7 @@ from megatron.common.console import Progress, human_bytes, human_duration, info
 from megatron.common.documents import find_inputs, read_blocks
 from megatron.common.documents.blocks import BLOCK_BYTES, Cutter
 from megatron.common.errors import ConfigError, DataError
-from megatron.common.files import atomic_write_text
+from megatron.common.files import atomic_write_text, make_folder
 from megatron.data.indexed_dataset import best_fitting_dtype
 from megatron.data.preprocessing.encode import EncodedBlock, EncodeJob, Encoder
 from megatron.data.preprocessing.workers import encode_blocks
@@ -128,14 +128,7 @@ class _Run:
         return encoder.cutter if self.job.mask_before is None else (lambda text: None)
 
     def _open(self) -> None:
-        folder = Path(self.plan.output_prefix).resolve().parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"--output-prefix {self.plan.output_prefix}: cannot make the folder {folder} ({error.strerror}); "
-                "choose another place"
-            ) from None
+        make_folder(Path(self.plan.output_prefix).resolve().parent, "--output-prefix")
         marks = self._take_over() if self.plan.resume else []
         for place, (prefix, (_, dtype)) in enumerate(zip(self.prefixes, self.job.outputs(), strict=True)):
             self.writers.append(TokenWriter(prefix, dtype, marks[place] if marks else None))
