@@ -15,7 +15,7 @@ from megatron.common.errors import CheckpointError, ConfigError, DataError
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
 from megatron.engine.batches import TimedIterator, batch_function, to_device
-from megatron.engine.overflow import OverflowMonitor
+from megatron.engine.overflow import OverflowMonitor, explained_overflow
 from megatron.engine.setup import build_engine, get_learning_rate_scheduler, get_model, get_optimizer
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
@@ -88,6 +88,8 @@ def pretrain(neox_args) -> None:
             state,
             metrics,
         )
+    elif state.do_train:
+        info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
     finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
 
 
@@ -227,10 +229,13 @@ def train_step(
     Returns: (losses averaged over micro-batches and replicas, still on the device; 1 if the step was skipped).
     """
     skipped_before = model.skipped_steps
-    if neox_args.is_pipe_parallel:
-        losses = train_step_pipe(neox_args, timers, model, data_iterator)
-    else:
-        losses = _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, reference_model)
+    with explained_overflow():
+        if neox_args.is_pipe_parallel:
+            losses = train_step_pipe(neox_args, timers, model, data_iterator)
+        else:
+            losses = _train_step_sequential(
+                neox_args, timers, data_iterator, model, optimizer, reference_model
+            )
     collect_loss_for_unit_test(losses["lm_loss"])
     return losses, model.skipped_steps - skipped_before
 

@@ -5,7 +5,7 @@ import math
 import torch
 
 from megatron.common import device
-from megatron.common.console import human_duration, print_rank_0
+from megatron.common.console import human_duration, print_rank_0, warn
 from megatron.logging.flops import get_actual_flops, get_forward_backward_flops, human_readable_flops
 from megatron.logging.metrics import Metrics
 
@@ -46,6 +46,12 @@ def training_log(
             neox_args, iteration, seconds, waited, learning_rate, values, loss_scale, speed, total_loss_dict
         )
     )
+    # Skipped steps leave the weights as they were, however bad the loss.
+    if int(total_loss_dict.get(NAN, 0)) == neox_args.log_interval and not total_loss_dict[SKIPPED]:
+        warn(
+            f"since iteration {iteration - neox_args.log_interval + 1} or before the loss is not a number: training "
+            "has diverged; stop it, lower the learning rate, and go on from an earlier checkpoint"
+        )
     if metrics is not None:
         tags = {f"train/{name.replace(' ', '_')}": value for name, value in values.items()}
         tags |= {"train/learning_rate": learning_rate, "train/loss_scale": loss_scale}

@@ -53,7 +53,13 @@ def test_skipped_steps_are_counted_and_left_out_of_the_mean(config, capsys):
 
 def test_nan_losses_are_counted_even_in_applied_steps(config, capsys):
     report(config, [float("nan"), 1.0, 1.0, 1.0])
-    assert "number of nan iterations:   1" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "number of nan iterations:   1" in output.out and output.err == ""
+
+
+def test_an_interval_of_nan_losses_is_warned_of(config, capsys):
+    report(config, [1.0] * 4 + [float("nan")] * 4)
+    assert capsys.readouterr().err.startswith("warning: since iteration 5 or before the loss is not a number")
 
 
 def test_every_interval_starts_anew(config, capsys):
