@@ -17,7 +17,7 @@ def test_fifty_skipped_steps_in_a_row_end_the_run():
 
 
 def test_a_loss_scale_that_cannot_be_lowered_is_told_without_a_traceback():
-    scaler = DynamicLossScaler(1.0, 2.0, 2, 1.0, delayed_shift=1, consecutive_hysteresis=False)
+    scaler = DynamicLossScaler(1.0, 2, 1.0, delayed_shift=1, consecutive_hysteresis=False)
     with pytest.raises(NeoXError, match="even at the smallest loss scale: training has diverged"):
         with explained_overflow():
             scaler.update_scale(overflow=True)
