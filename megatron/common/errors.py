@@ -6,6 +6,7 @@ and what to do, and it is shown without a traceback. Anything else is a defect o
 
 import contextlib
 import errno
+import io
 import json
 import os
 import signal
@@ -84,7 +85,7 @@ def run_main(main: Callable, *args) -> None:
     the error itself.
     """
     # A terminal that knows fewer characters shows the others as their numbers.
-    with contextlib.suppress(AttributeError):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(*args)
