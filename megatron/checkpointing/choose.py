@@ -50,7 +50,7 @@ def _choose(neox_args, iteration: int | None) -> str | None:
             info(f"no checkpoint in {directory} yet: starting from scratch")
             return None
         raise CheckpointError(
-            f"load: there is no checkpoint in {directory}; to start from scratch leave `load` out"
+            f"load: there is no checkpoint in {directory}; correct the path (to train from scratch leave `load` out)"
         )
     for tag in candidates:
         problem = manifest.problem(directory / tag)

@@ -8,6 +8,7 @@ from megatron.checkpointing.choose import choose_checkpoint
 from megatron.checkpointing.foreign import load_foreign
 from megatron.checkpointing.model_files import saved_iteration
 from megatron.checkpointing.rng import restore_rng
+from megatron.checkpointing.saved_config import check_saved_config
 from megatron.checkpointing.weights import load_for_inference
 from megatron.common.console import print_rank_0
 from megatron.common.errors import CheckpointError
@@ -34,7 +35,14 @@ def load_checkpoint(
         print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
         return iteration
     check_layout(neox_args, directory)
-    loaded, client_state = model.load_checkpoint(neox_args.load, tag=tag)
+    check_saved_config(neox_args, directory, resumes=True)
+    try:
+        loaded, client_state = model.load_checkpoint(neox_args.load, tag=tag)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise CheckpointError(f"the checkpoint in {directory} is of another model: {reasons}") from error
     if loaded is None:
         raise CheckpointError(f"load: DeepSpeed could not read {directory}")
     check_checkpoint_args(neox_args, client_state.get("args", {}))

@@ -8,6 +8,7 @@ import torch
 
 from megatron import mpu
 from megatron.checkpointing.manifest import TIME_FORMAT
+from megatron.checkpointing.saved_config import CONFIG
 
 _CHECKED = (
     "num_layers",
@@ -56,6 +57,6 @@ def write_configs(neox_args, directory: Path) -> None:
     for name, text in (neox_args.config_files or {}).items():
         content = text if isinstance(text, str) else json.dumps(text, indent=1)
         (folder / name).write_text(content, encoding="utf-8")
-    (directory / "neox_args.json").write_text(
+    (directory / CONFIG).write_text(
         json.dumps(neox_args.all_config, indent=1, sort_keys=True, default=str), encoding="utf-8"
     )

@@ -24,6 +24,7 @@ from megatron.checkpointing.model_files import first_state, saved_iteration, sta
 from megatron.checkpointing.names import iteration_of_tag
 from megatron.checkpointing.rng import restore_rng
 from megatron.checkpointing.safe_engine import load_file
+from megatron.checkpointing.saved_config import check_saved_config
 from megatron.common.console import print_rank_0
 from megatron.common.errors import CheckpointError
 from megatron.mpu import ParameterSpec, local_slice, merge_slices
@@ -190,6 +191,7 @@ def load_weights_only(neox_args, module: torch.nn.Module, iteration: int | None 
         return None
     directory = Path(neox_args.load, tag)
     check_model_args(neox_args, _description(directory).get("args", {}))
+    check_saved_config(neox_args, directory, resumes=False)
     load_weights(module, directory, neox_args.tokenizer.vocab_size, neox_args.gpt_j_residual)
     print_rank_0(f"loaded the weights of {directory}")
     return directory

@@ -208,11 +208,17 @@ def test_a_checkpoint_that_is_missing_torn_or_of_another_model_is_told(place):
 
     elsewhere = str(directory / "elsewhere")
     error = told(train(place, load=elsewhere))
-    assert f"there is no checkpoint in {elsewhere}; to start from scratch leave `load` out" in error
+    assert (
+        f"there is no checkpoint in {elsewhere}; correct the path (to train from scratch leave `load` out)"
+        in error
+    )
     error = told(train(place, load=str(folder), iteration=7))
     assert "has no checkpoint of iteration 7; available: 1, 2" in error
     error = told(train(place, load=str(folder), num_layers=3))
     assert "is of another model: num_layers is 2 in the checkpoint and 3 in the config" in error
+
+    error = told(train(place, load=str(folder), pos_emb="learned", gpt_j_residual=False))
+    assert "gpt_j_residual is True in the checkpoint and False in the config; pos_emb is rotary in" in error
 
     torn = directory / "all_torn"
     shutil.copytree(folder, torn)

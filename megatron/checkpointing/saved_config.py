@@ -1,0 +1,96 @@
+"""What a run must have in common with the run that saved its checkpoint, beyond the shapes of the weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from megatron.common.console import warn
+from megatron.common.errors import CheckpointError
+
+CONFIG = "neox_args.json"
+
+# Another value is another model, whether or not its weights have the same shapes.
+_MODEL = (
+    "gpt_j_residual",
+    "gpt_j_tied",
+    "pos_emb",
+    "rotary_pct",
+    "norm",
+    "activation",
+    "no_weight_tying",
+    "use_bias_in_norms",
+    "use_bias_in_attn_linear",
+    "use_bias_in_mlp",
+)
+# Another value is sometimes meant, as when a model is made to read longer texts.
+_PRECISE = ("rotary_emb_base", "layernorm_epsilon")
+# With another value sample n is another sample.
+_DATA = (
+    "seed",
+    "train_batch_size",
+    "seq_length",
+    "data_path",
+    "split",
+    "train_data_paths",
+    "train_data_weights",
+    "train_label_data_paths",
+    "weight_by_num_documents",
+    "pack_impl",
+)
+# Optimizers that keep the same states.
+_SAME_STATES = {"adamw": "adam"}
+
+
+def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
+    """Compare the config with the one kept in a checkpoint; one without a config is not compared.
+
+    Args: resumes: the run goes on where the checkpoint was saved, with its optimizer and its data.
+    Raises: CheckpointError naming every setting that makes another model or another optimizer. Warns of settings that
+    may be meant.
+    """
+    saved = _read(directory)
+    if saved is None:
+        return
+    differing = _differing(neox_args, saved, _MODEL)
+    width, own_width = _mlp_width(saved.get), _mlp_width(lambda key: getattr(neox_args, key))
+    if width not in (own_width, None):
+        differing.append(f"the width of the MLP is {width} in the checkpoint and {own_width} in the config")
+    if differing:
+        raise CheckpointError(f"the checkpoint in {directory} is of another model: " + "; ".join(differing))
+    optimizer = saved.get("optimizer_type")
+    if resumes and optimizer and _states(optimizer) != _states(neox_args.optimizer_type):
+        raise CheckpointError(
+            f"{directory} has the states of optimizer {optimizer}, and the config names {neox_args.optimizer_type}; keep "
+            "the optimizer, or take the weights only with no_load_optim or finetune"
+        )
+    if differing := _differing(neox_args, saved, _PRECISE):
+        warn(f"the weights of {directory} were trained with another setting: " + "; ".join(differing))
+    if resumes and (differing := _differing(neox_args, saved, _DATA)):
+        warn("from here on samples may be seen again or left out: " + "; ".join(differing))
+
+
+def _read(directory: Path) -> dict | None:
+    try:
+        saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return saved if isinstance(saved, dict) else None
+
+
+def _differing(neox_args, saved: dict, keys: tuple[str, ...]) -> list[str]:
+    return [
+        f"{key} is {saved[key]} in the checkpoint and {getattr(neox_args, key)} in the config"
+        for key in keys
+        if key in saved and saved[key] != getattr(neox_args, key)
+    ]
+
+
+def _mlp_width(value_of: Callable[[str], Any]) -> int | None:
+    if value_of("hidden_size") is None:
+        return None
+    return value_of("intermediate_size") or int((value_of("expansion_factor") or 4) * value_of("hidden_size"))
+
+
+def _states(optimizer: str) -> str:
+    return _SAME_STATES.get(optimizer, optimizer)

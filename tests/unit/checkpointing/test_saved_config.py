@@ -1,0 +1,81 @@
+"""A checkpoint of another model is told by its config where its weights have the same shapes."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from megatron.checkpointing.saved_config import check_saved_config
+from megatron.common.errors import CheckpointError
+from megatron.neox_arguments import NeoXArgs
+from tests.unit.neox_arguments.basic import minimal
+
+
+@pytest.fixture
+def saved(tmp_path):
+    values = NeoXArgs.from_dict(minimal(data_path="here")).all_config
+    (tmp_path / "neox_args.json").write_text(json.dumps(values, default=str))
+    return tmp_path
+
+
+def check(directory, resumes=True, **changes) -> None:
+    check_saved_config(NeoXArgs.from_dict(minimal(data_path="here", **changes)), directory, resumes)
+
+
+def test_the_same_config_fits_in_silence(saved, capfd):
+    check(saved)
+    check(saved, attention_config=[[["flash"], "all"]], intermediate_size=4 * minimal()["hidden_size"])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gpt_j_residual": True},
+        {"pos_emb": "rotary"},
+        {"no_weight_tying": True},
+        {"use_bias_in_mlp": False},
+        {"expansion_factor": 2.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+@pytest.mark.parametrize("resumes", [True, False])
+def test_another_model_is_refused_whatever_it_is_loaded_for(saved, resumes, changes):
+    with pytest.raises(
+        CheckpointError, match=r"is of another model: .* in the checkpoint and .* in the config"
+    ):
+        check(saved, resumes, **changes)
+
+
+def test_states_of_another_optimizer_are_refused_where_they_are_wanted(saved):
+    changes = {"optimizer": {"type": "SGD", "params": {"lr": 1e-3}}}
+    with pytest.raises(CheckpointError, match="has the states of optimizer adam, and the config names sgd"):
+        check(saved, **changes)
+    assert check(saved, resumes=False, **changes) is None
+    assert check(saved, optimizer={"type": "AdamW", "params": {}}) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        (
+            {"seed": 7},
+            "samples may be seen again or left out: seed is 1234 in the checkpoint and 7 in the config",
+        ),
+        (
+            {"train_micro_batch_size_per_gpu": 16},
+            "samples may be seen again or left out: train_batch_size is",
+        ),
+        ({"layernorm_epsilon": 0.1}, "trained with another setting: layernorm_epsilon is 1e-05 in"),
+    ],
+)
+def test_what_may_be_meant_is_warned_of(saved, capfd, changes, warning):
+    check(saved, **changes)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert warning in line
+
+
+def test_a_checkpoint_without_a_readable_config_is_not_compared(tmp_path):
+    assert check_saved_config(SimpleNamespace(), tmp_path, True) is None
+    (tmp_path / "neox_args.json").write_text("{")
+    assert check_saved_config(SimpleNamespace(), tmp_path, True) is None
