@@ -61,8 +61,8 @@ def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
     optimizer = saved.get("optimizer_type")
     if resumes and optimizer and _states(optimizer) != _states(neox_args.optimizer_type):
         raise CheckpointError(
-            f"{directory} has the states of optimizer {optimizer}, and the config names {neox_args.optimizer_type}; keep "
-            "the optimizer, or take the weights only with no_load_optim or finetune"
+            f"{directory} has the states of optimizer {optimizer}, and the config names {neox_args.optimizer_type}; "
+            "keep the optimizer, or take the weights only with no_load_optim or finetune"
         )
     if differing := _differing(neox_args, saved, _PRECISE):
         warn(f"the weights of {directory} were trained with another setting: " + "; ".join(differing))
