@@ -36,8 +36,13 @@ def sampling_options(neox_args) -> dict:
 
 
 def generate_unconditional(neox_args, model) -> None:
+    from megatron.common.console import warn
     from megatron.text_generation_utils import generate_samples_unconditional
 
+    if neox_args.temperature == 0 and neox_args.num_samples > 1:
+        warn(
+            "temperature=0 always takes the likeliest token, so all samples will be the same; set temperature, e.g. 1.0"
+        )
     generate_samples_unconditional(
         neox_args,
         model,

@@ -1,5 +1,7 @@
 """A model that answers: full-vocabulary logits in any layout, without DeepSpeed's engines."""
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 
@@ -130,12 +132,16 @@ def setup_for_inference_or_eval(
         use_cache: keep keys and values of the past.
         overwrite_values: config values that win over the command line's.
         input_args: the command line; None takes sys.argv.
-    Raises: ConfigError when `load` is not set.
+    Raises: ConfigError when `load` is not set or the file of prompts does not exist.
     """
     values = INFERENCE_OVERRIDES | dict(overwrite_values or {})
     neox_args = NeoXArgs.consume_neox_args(overwrite_values=values, input_args=input_args)
     if neox_args.load is None:
         raise ConfigError("load must name the folder of a checkpoint to sample from or to evaluate")
+    prompts = neox_args.sample_input_file
+    if prompts is not None and not Path(prompts).is_file():
+        # Found before the minutes that loading a large model may take.
+        raise ConfigError(f"sample_input_file={prompts} is no file; name the text file of prompts")
     neox_args.configure_distributed_args()
     neox_args.build_tokenizer()
     if finish_initialization := initialize_megatron(neox_args):

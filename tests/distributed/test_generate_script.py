@@ -103,6 +103,11 @@ def test_sampling_without_a_checkpoint_to_load_is_refused(tmp_path):
     assert "ConfigError: load must name" in failure_of({}, tmp_path)
 
 
+def test_a_missing_file_of_prompts_is_told_before_anything_is_loaded(tmp_path):
+    settings = {"load": str(tmp_path / "nothing"), "sample_input_file": "no_prompts.txt"}
+    assert "ConfigError: sample_input_file=no_prompts.txt is no file" in failure_of(settings, tmp_path)
+
+
 def test_a_missing_checkpoint_folder_is_refused(tmp_path):
     assert "CheckpointError" in failure_of({"load": str(tmp_path / "nothing")}, tmp_path)
 
