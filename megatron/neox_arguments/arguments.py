@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron.common.console import print_rank_0, warn
-from megatron.common.errors import ConfigError, LaunchError
+from megatron.common.console import print_rank_0
+from megatron.common.errors import ConfigError
 from megatron.neox_arguments import batch, command_line, deepspeed_view, environment, log_files
 from megatron.neox_arguments.companions import idle_keys
 from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig, NeoXArgsDeepspeedRunner
@@ -376,19 +376,8 @@ class NeoXArgs(
 
     def initialize_tensorboard_writer(self) -> None:
         """On rank 0 open `tensorboard_writer` in tensorboard_dir; without the package, warn and go on."""
-        if not self.tensorboard_dir or self.rank != 0:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            warn(f"tensorboard_dir={self.tensorboard_dir!r}: no events are written: pip install tensorboard")
-            return
-        try:
-            self.tensorboard_writer = SummaryWriter(log_dir=self.tensorboard_dir)
-        except OSError as error:
-            raise LaunchError(
-                f"tensorboard_dir={self.tensorboard_dir!r} cannot be written: {error.strerror}; choose another folder"
-            ) from None
+        if self.tensorboard_dir and self.rank == 0:
+            self.tensorboard_writer = log_files.event_writer(self.tensorboard_dir)
 
     def enable_logging(self) -> None:
         """Copy standard output and error of this process into files of log_dir; rank 0 writes the configuration too."""

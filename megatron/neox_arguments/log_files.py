@@ -4,12 +4,17 @@ import json
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from megatron.common.console import warn
 from megatron.common.errors import LaunchError
 from megatron.common.files import atomic_write_text
 from megatron.common.tee import Tee
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def tee_output(folder: Path) -> None:
@@ -44,6 +49,37 @@ def write_configuration(folder: Path, values: dict[str, Any]) -> None:
         )
     except OSError as error:
         raise _unwritable(folder, error) from None
+
+
+def event_writer(folder: str) -> "SummaryWriter | None":
+    """A writer of TensorBoard events; without the package None and a warning.
+
+    Raises: LaunchError if the folder cannot be made.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        warn(f"tensorboard_dir={folder!r}: no events are written: pip install tensorboard")
+        return None
+    _silence_event_thread()
+    try:
+        return SummaryWriter(log_dir=folder)
+    except OSError as error:
+        raise LaunchError(
+            f"tensorboard_dir={folder!r} cannot be written: {error.strerror}; choose another folder"
+        ) from None
+
+
+def _silence_event_thread() -> None:
+    """Keep the thread that writes events from showing the traceback of a failure: the writer's next call raises it
+    again, and that is told in one line (megatron/logging/metrics.py)."""
+    show = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if type(failure.thread).__name__ != "_AsyncWriterThread":
+            show(failure)
+
+    threading.excepthook = hook
 
 
 def _unwritable(folder: Path, error: OSError) -> LaunchError:

@@ -1,8 +1,14 @@
 """A tracker that fails is switched off; training goes on."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import pytest
+
 from megatron.logging import Metrics
+from tests.common.paths import ROOT
 
 
 def metrics(**settings) -> Metrics:
@@ -30,3 +36,27 @@ def test_a_tracker_that_fails_later_is_switched_off(tmp_path, capfd):
     sinks.log({"loss": 2.0}, 3)
     assert sinks.sinks == []
     assert "switched off" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_events_that_find_no_room_are_told_in_one_line(tmp_path):
+    script = """
+import sys
+import time
+from types import SimpleNamespace
+from megatron.logging import Metrics
+from megatron.neox_arguments.log_files import event_writer
+import tensorboard.compat.tensorflow_stub.io.gfile as files
+writer = event_writer(sys.argv[1])
+time.sleep(0.1)
+files.LocalFileSystem._write = lambda self, filename, content, mode: open("/dev/full", mode, buffering=0).write(content)
+sinks = Metrics(SimpleNamespace(log_dir=None, tensorboard_writer=writer, all_config={"seed": 1}))
+for step in range(3):
+    sinks.log({"loss": 2.0}, step)
+    time.sleep(0.1)
+sinks.close()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: TensorBoardSink failed and is switched off: [Errno 28]")
