@@ -3,7 +3,6 @@
 import importlib
 import os
 import random
-import socket
 import warnings
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from megatron import mpu
 from megatron.common import device
 from megatron.common.console import print_rank_0
 from megatron.common.errors import ConfigError, LaunchError
+from megatron.common.hosts import free_port
 
 DEFAULT_PORT = 6000
 PIPELINE_SEED_STRIDE = 1138
@@ -60,7 +60,7 @@ def initialize_distributed(neox_args) -> None:
                 "LOCAL_RANK": 0,
                 "WORLD_SIZE": 1,
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": _free_port(),
+                "MASTER_PORT": free_port(),
             }
             os.environ.update({name: str(value) for name, value in alone.items()})
         try:
@@ -96,12 +96,6 @@ def shut_down() -> None:
         torch.distributed.barrier()
         mpu.destroy_model_parallel()
         torch.distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _settle_deepspeed(deepspeed) -> None:

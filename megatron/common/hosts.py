@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from pathlib import Path
 
 from megatron.common.device import accelerator_count
@@ -128,3 +129,10 @@ def _first(host: str, slots: list[int], count: int) -> list[int]:
     if count > len(slots):
         raise LaunchError(f"num_gpus={count}, but host {host!r} has {len(slots)} slots")
     return slots[:count]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

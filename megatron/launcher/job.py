@@ -10,7 +10,7 @@ from typing import Any
 from megatron.common.console import info
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
-from megatron.common.hosts import Pool, resource_pool
+from megatron.common.hosts import Pool, free_port, resource_pool
 
 DEFAULT_PORT = 29500
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -138,7 +138,7 @@ def check_port(address: str, port: int) -> None:
     if _can_bind(port):
         return
     raise LaunchError(
-        f"master_port={port} is in use on {address}; set another one, such as master_port: {_free_port()}"
+        f"master_port={port} is in use on {address}; set another one, such as master_port: {free_port()}"
     )
 
 
@@ -164,15 +164,9 @@ def _port(configured: int, is_local: bool) -> int:
         return int(text)
     if not is_local or _can_bind(configured):
         return configured
-    port = _free_port()
+    port = free_port()
     info(f"port {configured} is in use, perhaps by another job: this one takes {port}")
     return port
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def _can_bind(port: int) -> bool:
