@@ -14,6 +14,7 @@ from megatron.common import device
 from megatron.common.console import print_rank_0
 from megatron.common.errors import ConfigError, LaunchError
 from megatron.common.hosts import free_port
+from megatron.neox_arguments.features import check_features
 
 DEFAULT_PORT = 6000
 PIPELINE_SEED_STRIDE = 1138
@@ -25,8 +26,10 @@ def initialize_megatron(neox_args, allow_no_cuda: bool = True) -> Callable | Non
 
     Args: allow_no_cuda: False refuses to run without an accelerator.
     Returns: None; with `lazy_mpu_init` the function that does all this, to be called later.
-    Raises: LaunchError without an accelerator if one is required; ConfigError for an impossible grid or seed.
+    Raises: LaunchError without an accelerator if one is required; ConfigError for an impossible grid or seed, or for
+        choices that do not go together.
     """
+    check_features(neox_args)
     if not allow_no_cuda and not device.has_accelerator():
         raise LaunchError("this run needs an accelerator and none was found")
 

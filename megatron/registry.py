@@ -6,22 +6,27 @@ A choice is registered beside its code::
     class RMSNorm(nn.Module): ...
 
 The package of a kind is imported, with all its modules, at the first look-up, so a new file is enough to add a choice.
+What a choice cannot be combined with stands beside it as well (`lacks`); megatron/neox_arguments/features.py compares
+that with what a config asks for.
 """
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from megatron.common.errors import ConfigError
 
 # kind -> package (or module) whose import registers all choices of that kind
 KINDS = {
+    "block": "megatron.model.blocks",
+    "router": "megatron.model.moe.routers",
     "norm": "megatron.model.norms",
     "activation": "megatron.model.activations",
     "positional embedding": "megatron.model.positional_embeddings",
+    "rope scaling": "megatron.model.positional_embeddings",
     "attention": "megatron.model.attention",
     "attention back-end": "megatron.model.attention",
     "init method": "megatron.model.init_functions",
@@ -40,22 +45,39 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered choice: its canonical name, the object, and what it declares to support."""
+    """A registered choice.
+
+    Attributes:
+        name: canonical name.
+        value: the registered object.
+        capabilities: what else the choice declares, in a form that its kind defines.
+        lacks: features it cannot be combined with -> why not (the end of the sentence "it does not support ...: ").
+        example: config values, beside the key that selects it, with which a tiny model makes use of it.
+    """
 
     name: str
     value: Any
     capabilities: Any = None
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
 
 
 _ENTRIES: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
 _LOADED: set[str] = set()
 
 
-def register(kind: str, name: str, *aliases: str, capabilities: Any = None) -> Callable[[Choice], Choice]:
-    """Register the decorated object as choice `name` (and aliases) of `kind`. Names are case-insensitive."""
+def register(
+    kind: str,
+    name: str,
+    *aliases: str,
+    capabilities: Any = None,
+    lacks: Mapping[str, str] | None = None,
+    example: Mapping[str, Any] | None = None,
+) -> Callable[[Choice], Choice]:
+    """Register the decorated object as choice `name` (and aliases) of `kind`; see Entry. Names are case-insensitive."""
 
     def add(value: Choice) -> Choice:
-        entry = Entry(name, value, capabilities)
+        entry = Entry(name, value, capabilities, lacks or {}, example or {})
         for spelling in (name, *aliases):
             previous = _ENTRIES[kind].setdefault(spelling.lower(), entry)
             assert previous is entry, f"{kind} {spelling!r} is registered twice"

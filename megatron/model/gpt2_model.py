@@ -16,6 +16,7 @@ from megatron.model.layers import (
     TiedSpec,
     gpt2_attention_mask_func,
     layer_specs,
+    partition_method,
 )
 from megatron.model.sequential import checkpoint_function, checkpoint_interval, finish_model
 from megatron.model.utils import InferenceModes, SequentialWrapper, TiedLayer, run_layers
@@ -73,7 +74,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
                 layers=[_deepspeed_spec(spec) for spec in specs],
                 loss_fn=loss_fn or default_loss,
                 topology=topology,
-                partition_method=neox_args.pipe_partition_method,
+                partition_method=partition_method(neox_args),
             )
         self.recompute_interval = checkpoint_interval(neox_args)
         self.checkpoint = checkpoint_function(neox_args)

@@ -19,6 +19,7 @@ from megatron.model.transformer import (
     TiedOutput,
 )
 from megatron.model.word_embeddings import EmbeddingPipe
+from megatron.registry import lookup, names
 
 EMBEDDING_KEY = "embed"
 
@@ -58,11 +59,32 @@ def gpt2_attention_mask_func(attention_scores: torch.Tensor, ltor_mask: torch.Te
     return attention_scores.masked_fill(ltor_mask, torch.finfo(attention_scores.dtype).min)
 
 
+def block_spec(neox_args, layer_number: int, use_cache: bool = False) -> ModuleSpec:
+    """The block that attention_config names for a layer."""
+    kind = neox_args.attention_config[layer_number]
+    inits = get_init_methods(neox_args)
+    if kind in names("block"):
+        return ModuleSpec(lookup("block", kind), (neox_args, *inits, layer_number), {"use_cache": use_cache})
+    return ModuleSpec(
+        ParallelTransformerLayerPipe,
+        (neox_args, gpt2_attention_mask_func, *inits, layer_number),
+        {"rotary": neox_args.pos_emb == "rotary", "use_cache": use_cache},
+    )
+
+
+def partition_method(neox_args) -> str:
+    """How DeepSpeed divides the layers into stages. A rule that counts transformer layers counts all blocks."""
+    method = neox_args.pipe_partition_method
+    if "transformer" not in method.lower():
+        return method
+    return "|".join([method, *(lookup("block", name).__name__ for name in names("block"))])
+
+
 def layer_specs(
     neox_args, parallel_output: bool = True, num_tokentypes: int = 0, use_cache: bool = False
 ) -> list[ModuleSpec | Callable]:
     """All layers of the model a config describes."""
-    init_method, output_init_method = get_init_methods(neox_args)
+    init_method, _ = get_init_methods(neox_args)
     embedding_args = (
         neox_args,
         neox_args.hidden_size,
@@ -75,8 +97,6 @@ def layer_specs(
     tied = not neox_args.no_weight_tying
     embedding_class = TiedSpec if tied else ModuleSpec
     norm, eps = get_norm(neox_args)
-    block = {"rotary": neox_args.pos_emb == "rotary", "use_cache": use_cache}
-    block_args = (neox_args, gpt2_attention_mask_func, init_method, output_init_method)
     if tied:
         output_function = TiedOutput(neox_args, parallel_output)
         output = TiedSpec(EmbeddingPipe, embedding_args, function=output_function)
@@ -89,10 +109,7 @@ def layer_specs(
     return [
         embedding_class(EmbeddingPipe, embedding_args),
         sequence_first,
-        *(
-            ModuleSpec(ParallelTransformerLayerPipe, (*block_args, number), block)
-            for number in range(neox_args.num_layers)
-        ),
+        *(block_spec(neox_args, number, use_cache) for number in range(neox_args.num_layers)),
         batch_first,
         ModuleSpec(NormPipe, (norm, neox_args.hidden_size, eps)),
         output,

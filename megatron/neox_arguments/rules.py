@@ -14,7 +14,6 @@ from megatron.neox_arguments.support import unsupported_combinations
 RULES = Steps()
 rule = RULES.reading
 
-BUILT_ATTENTION = ("global", "flash")
 REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
 POSITIVE = (
     *REQUIRED,
@@ -162,8 +161,6 @@ def _attention_kinds(args: Any) -> Iterator[str]:
             close = nearest(kind, ATTENTION_TYPE_CHOICES)
             hint = f"; did you mean {close!r}?" if close else ""
             yield f"attention_config: unknown kind {kind!r}: choose among {', '.join(ATTENTION_TYPE_CHOICES)}{hint}"
-        elif kind not in BUILT_ATTENTION:
-            yield f"attention_config: {kind!r} is not supported yet; available: {', '.join(BUILT_ATTENTION)}"
 
 
 @rule("gpt_j_residual", "gpt_j_tied")

@@ -9,7 +9,9 @@ from megatron import launcher
 from megatron.common.console import human_bytes
 from megatron.common.errors import NeoXError
 from megatron.launcher.worker_environment import worker_environment
+from megatron.model.layers import partition_method
 from megatron.neox_arguments import command_line
+from megatron.neox_arguments.features import check_features
 from megatron.planning import layers, length, memory
 from megatron.planning.vocabulary import vocabulary
 
@@ -17,13 +19,14 @@ from megatron.planning.vocabulary import vocabulary
 def describe_plan(neox_args: Any) -> str:
     """Configuration, model, layout, length, checkpoints, memory and command of a run.
 
-    Raises: TokenizerError if the tokenizer's files are here but broken.
+    Raises: TokenizerError if the tokenizer's files are here but broken; ConfigError for choices that do not fit.
     """
     summary, launch = neox_args.summary(), _launch(neox_args)
     neox_args = copy.copy(neox_args)
     neox_args.padded_vocab_size, source = vocabulary(neox_args)
+    check_features(neox_args)
     counted = layers.count_layers(neox_args)
-    stages = layers.stages(counted, neox_args.pipe_parallel_size, neox_args.pipe_partition_method)
+    stages = layers.stages(counted, neox_args.pipe_parallel_size, partition_method(neox_args))
     parameters = layers.total_parameters(counted)
     sources = length.training_sources(neox_args)
     steps = length.iterations(neox_args, sources)

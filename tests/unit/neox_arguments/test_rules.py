@@ -38,7 +38,6 @@ BAD = [
     ({"pipe_parallel_size": 4, "global_num_gpus": 4}, "pipe_parallel_size=4 exceeds num_layers=2"),
     ({"pipe_parallel_size": -1}, "pipe_parallel_size=-1 must not be negative"),
     ({"attention_config": [[["flsh"], "all"]]}, "attention_config: unknown kind 'flsh'"),
-    ({"attention_config": ["local", "global"]}, "attention_config: 'local' is not supported yet"),
     ({"gpt_j_tied": True}, "it needs gpt_j_residual: true"),
     ({"num_kv_heads": 2}, "grouped queries are not supported yet"),
     ({"optimizer": {"type": "Adamm", "params": {}}}, "did you mean 'adam'?"),

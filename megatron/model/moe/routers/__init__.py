@@ -1,0 +1,1 @@
+"""Routers, one file per choice of the config key `moe_router_type`."""

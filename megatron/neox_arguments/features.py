@@ -1,0 +1,85 @@
+"""What the choices of a config cannot be combined with: one table of features, one validator.
+
+A choice says what it lacks where it is registered (megatron/registry.py). Looking that up imports the choices, and
+with them torch, so this runs in the workers and in the planner, not in the launcher.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from megatron import registry
+from megatron.common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A way of running that a choice may not support. keys: what asks for it, as the user reads it; wanted: whether a
+    config does."""
+
+    keys: str
+    wanted: Callable[[Any], bool]
+
+
+def _grouped(args: Any) -> bool:
+    return args.num_kv_heads not in (None, args.num_attention_heads)
+
+
+FEATURES = {
+    "tensor parallelism": Feature("model_parallel_size", lambda args: args.model_parallel_size > 1),
+    "sequence parallelism": Feature(
+        "sequence_parallel", lambda args: args.sequence_parallel and args.model_parallel_size > 1
+    ),
+    "pipeline parallelism": Feature("pipe_parallel_size", lambda args: args.pipe_parallel_size > 1),
+    "zero 1": Feature("zero_optimization.stage: 1", lambda args: args.zero_stage == 1),
+    "zero 2": Feature("zero_optimization.stage: 2", lambda args: args.zero_stage == 2),
+    "zero 3": Feature("zero_optimization.stage: 3", lambda args: args.zero_stage == 3),
+    "16-bit precision": Feature("precision", lambda args: args.precision != "fp32"),
+    "activation checkpointing": Feature("checkpoint_activations", lambda args: args.checkpoint_activations),
+    "grouped heads": Feature("num_kv_heads", _grouped),
+    "sliding window": Feature("sliding_window_width", lambda args: args.sliding_window_width is not None),
+    "query-key norm": Feature("use_qk_layernorm", lambda args: args.use_qk_layernorm),
+    "attention dropout": Feature("attention_dropout", lambda args: args.attention_dropout > 0),
+    "rotary positions": Feature("pos_emb: rotary", lambda args: args.pos_emb == "rotary"),
+    "alibi": Feature("pos_emb: alibi", lambda args: args.pos_emb == "alibi"),
+    "relative position bias": Feature("pos_emb: rpe", lambda args: args.pos_emb == "rpe"),
+    "parallel residual": Feature("gpt_j_residual", lambda args: args.gpt_j_residual),
+    "mixture of experts": Feature("moe_num_experts", lambda args: args.moe_num_experts > 1),
+    "maximal update parametrisation": Feature("use_mup", lambda args: args.use_mup),
+}
+# Not a key of training: asked for by who samples.
+CACHED_GENERATION = "cached generation"
+
+
+def choices(args: Any) -> Iterator[tuple[str, str, str]]:
+    """(kind, name, key that selects it) of everything the config chooses from the registry."""
+    for name in dict.fromkeys(args.attention_config):
+        yield ("block" if name in registry.names("block") else "attention"), name, "attention_config"
+    yield "norm", args.norm, "norm"
+    yield "activation", args.activation, "activation"
+    yield "positional embedding", args.pos_emb, "pos_emb"
+    yield "init method", args.init_method, "init_method"
+    yield "init method", args.output_layer_init_method, "output_layer_init_method"
+    if args.moe_num_experts > 1:
+        yield "router", args.moe_router_type, "moe_router_type"
+    if args.optimizer is not None:
+        yield "optimizer", args.optimizer_type, "optimizer.type"
+        yield "learning rate schedule", args.lr_decay_style, "lr_decay_style"
+
+
+def refusals(args: Any, cached: bool = False) -> Iterator[str]:
+    """One line for every feature asked for that a choice does not support. cached: generation with a cache is asked
+    for as well."""
+    for kind, name, key in choices(args):
+        for feature, reason in registry.entry(kind, name).lacks.items():
+            if feature == CACHED_GENERATION:
+                if cached:
+                    yield f"{key}: {name} does not support {feature}: {reason}; set recompute: true"
+            elif FEATURES[feature].wanted(args):
+                yield f"{key}: {name} does not support {feature} ({FEATURES[feature].keys}): {reason}"
+
+
+def check_features(args: Any, cached: bool = False) -> None:
+    """Raises: ConfigError with all refusals."""
+    if problems := list(refusals(args, cached)):
+        raise ConfigError(problems)
