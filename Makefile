@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types architecture unit distributed parity end-to-end gpu docs clean
+.PHONY: help quickstart test lint format types architecture unit distributed grid parity end-to-end gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,7 +16,7 @@ help: ## list the targets
 quickstart: $(VENV)/.base ## from nothing to a trained and sampled model, on CPU or GPU
 	@PYTHON=$(PY) tools/quickstart.sh
 
-test: lint types architecture unit distributed parity gpu end-to-end ## everything that CI runs
+test: lint types architecture unit distributed grid parity gpu end-to-end ## everything that CI runs
 
 $(VENV)/.base: requirements/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,9 @@ unit: $(VENV)/.dev ## one file per module of the package
 distributed: $(VENV)/.dev ## real processes over gloo
 	$(PYTEST) tests/distributed
 
+grid: $(VENV)/.dev ## every choice in every layout (docs/choices.md)
+	$(PYTEST) tests/grid
+
 parity: $(VENV)/.dev ## against Hugging Face, and back-end against back-end
 	$(PYTEST) -n $(WORKERS) tests/parity
 
@@ -56,8 +59,9 @@ gpu: $(VENV)/.dev ## what only a GPU can show; skipped, with the reason, where t
 end-to-end: $(VENV)/.dev ## the real command lines, README included
 	$(PYTEST) tests/end_to_end
 
-docs: $(VENV)/.dev ## write configs/neox_arguments.md anew
+docs: $(VENV)/.dev ## write configs/neox_arguments.md and docs/choices.md anew
 	$(PY) -m megatron.neox_arguments.reference
+	$(PY) -m tests.grid.table
 
 clean: ## remove the virtual environment and the tools' caches; data and checkpoints stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -5,7 +5,7 @@ with them torch, so this runs in the workers and in the planner, not in the laun
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from megatron import registry
@@ -15,10 +15,11 @@ from megatron.common.errors import ConfigError
 @dataclass(frozen=True)
 class Feature:
     """A way of running that a choice may not support. keys: what asks for it, as the user reads it; wanted: whether a
-    config does."""
+    config does; example: config values by which a tiny model does, where no registered choice stands for it."""
 
     keys: str
     wanted: Callable[[Any], bool]
+    example: dict[str, Any] = field(default_factory=dict)
 
 
 def _grouped(args: Any) -> bool:
@@ -35,7 +36,9 @@ FEATURES = {
     "zero 2": Feature("zero_optimization.stage: 2", lambda args: args.zero_stage == 2),
     "zero 3": Feature("zero_optimization.stage: 3", lambda args: args.zero_stage == 3),
     "16-bit precision": Feature("precision", lambda args: args.precision != "fp32"),
-    "activation checkpointing": Feature("checkpoint_activations", lambda args: args.checkpoint_activations),
+    "activation checkpointing": Feature(
+        "checkpoint_activations", lambda args: args.checkpoint_activations, {"checkpoint_activations": True}
+    ),
     "grouped heads": Feature("num_kv_heads", _grouped),
     "sliding window": Feature("sliding_window_width", lambda args: args.sliding_window_width is not None),
     "query-key norm": Feature("use_qk_layernorm", lambda args: args.use_qk_layernorm),
@@ -43,7 +46,15 @@ FEATURES = {
     "rotary positions": Feature("pos_emb: rotary", lambda args: args.pos_emb == "rotary"),
     "alibi": Feature("pos_emb: alibi", lambda args: args.pos_emb == "alibi"),
     "relative position bias": Feature("pos_emb: rpe", lambda args: args.pos_emb == "rpe"),
-    "parallel residual": Feature("gpt_j_residual", lambda args: args.gpt_j_residual),
+    "parallel residual": Feature(
+        "gpt_j_residual", lambda args: args.gpt_j_residual, {"gpt_j_residual": True}
+    ),
+    "shared norm": Feature(
+        "gpt_j_tied", lambda args: args.gpt_j_tied, {"gpt_j_residual": True, "gpt_j_tied": True}
+    ),
+    "tied output": Feature(
+        "no_weight_tying: false", lambda args: not args.no_weight_tying, {"no_weight_tying": False}
+    ),
     "mixture of experts": Feature("moe_num_experts", lambda args: args.moe_num_experts > 1),
     "maximal update parametrisation": Feature("use_mup", lambda args: args.use_mup),
 }

@@ -99,6 +99,8 @@ def capture_first_gradients(engine, gradients: dict) -> None:
             for name, parameter in engine.module.logical_named_parameters():
                 hooked = hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id")
                 gradient = safe_get_full_grad(parameter) if hooked else parameter.grad
+                if gradient is None:  # a part of the checkpoint format that this model leaves unused
+                    gradient = torch.zeros_like(parameter)
                 spec = parameter.spec
                 gradients[name] = (
                     gradient.detach().float().cpu().clone(),
