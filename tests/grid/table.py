@@ -10,15 +10,16 @@ from tests.grid.rows import COLUMNS, Row, rows
 PAGE = ROOT / "docs" / "choices.md"
 INTRODUCTION = """# Every choice in every layout
 
-Written by `make docs` from the registry; `tests/grid` runs every cell. A cell names what a run of that choice does in that layout, each
-compared with a single process (losses, first gradients, evaluation and logits) or, for resuming, bit for bit with the run that was not
-interrupted:
+Written by `make docs` from the registry; `tests/grid` runs every cell. A cell names what a run of that choice does
+in that layout, compared with a single process (losses, first gradients, evaluation, logits) or, for resuming, bit
+for bit with the run that was not interrupted:
 
 - **T** train, **E** evaluate, **G** generate with a cache, **R** save and resume;
-- **g** generates by recomputing the whole sequence (`recompute: true`); **-** is refused, for the reason under the number.
+- **g** generate by recomputing the whole sequence (`recompute: true`), for the reason under the number;
+- **-** refused, for the reason under the number.
 
-Layouts: `tp` tensor parallel (`model_parallel_size`), `pp` pipeline (`pipe_parallel_size`), `sp` `sequence_parallel`, `dp` data parallel,
-`zero1` `zero_optimization.stage: 1`.
+Layouts: `tp` tensor parallel (`model_parallel_size`), `sp` `sequence_parallel`, `pp` pipeline
+(`pipe_parallel_size`), `dp` data parallel, `zero1` `zero_optimization.stage: 1`.
 """
 
 
