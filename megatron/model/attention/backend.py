@@ -22,11 +22,19 @@ class Backend(Protocol):
     """Causal attention. The queries are the last s of the t positions that keys and values cover."""
 
     def __call__(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale: float, dropout: float
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scale: float,
+        dropout: float,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """query [b, n, s, d]; key, value [b, kv, t, d] with kv dividing n; views are fine -> [b, n, s, d].
 
-        scale multiplies the scores; dropout is the probability of dropping a softmax weight.
+        scale multiplies the scores; dropout is the probability of dropping a softmax weight. positions, int64 [b, t],
+        count from 0 at the start of every document: a query sees its own document only; None isolates nothing.
         """
 
 

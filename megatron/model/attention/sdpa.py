@@ -11,7 +11,8 @@ from megatron.registry import register
 class ScaledDotProductAttention:
     """See Backend. No mask tensor is made by the two common cases (equal lengths, one query)."""
 
-    def __call__(self, query, key, value, *, scale, dropout):
+    def __call__(self, query, key, value, *, scale, dropout, positions=None):
+        assert positions is None, "isolated documents need another back-end"
         queries, keys = query.shape[2], key.shape[2]
         if key.shape[1] != query.shape[1]:
             key, value = (_repeat_heads(t, query.shape[1] // t.shape[1]) for t in (key, value))

@@ -21,3 +21,10 @@ class PositionScheme:
     def in_attention(neox_args, head_size: int) -> torch.nn.Module | None:
         """The RotaryEmbedding of an attention layer, or None."""
         return None
+
+    @staticmethod
+    def in_scores(neox_args) -> torch.Tensor | torch.nn.Module | None:
+        """What an attention layer adds to its scores: the slopes of ALiBi, fp32 [n] for the n heads of this rank, which
+        take slope * distance away; or a module that gives the bias [n, *shape] of distances (query position - key
+        position >= 0, int64 of any shape); or None."""
+        return None
