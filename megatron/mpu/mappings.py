@@ -51,9 +51,14 @@ def scatter_to_model_parallel_region(input_: torch.Tensor) -> torch.Tensor:
     return _move(input_, collectives.own_part, collectives.all_gather, -1)
 
 
-def gather_from_model_parallel_region(input_: torch.Tensor) -> torch.Tensor:
-    """Forward: gather along the last dimension. Backward: own part."""
-    return _move(input_, collectives.all_gather, collectives.own_part, -1)
+def gather_from_model_parallel_region(input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """Forward: gather along `dim`. Backward: own part, as every rank does the same with the whole."""
+    return _move(input_, collectives.all_gather, collectives.own_part, dim)
+
+
+def gather_for_own_use(input_: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """Forward: gather along `dim`. Backward: own part of the sum, as every rank does something else with the whole."""
+    return _move(input_, collectives.all_gather, collectives.reduce_scatter, dim)
 
 
 def reduce_scatter_to_sequence_parallel_region(input_: torch.Tensor, seq_dim: int = 0) -> torch.Tensor:

@@ -174,6 +174,36 @@ def _attention(args: Any) -> None:
         args.attention_config = expand_attention_types(config, args.num_layers)
 
 
+@derives(
+    "attention_config",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "expansion_factor",
+    "dim_att",
+    writes=("dim_att", "head_size", "ffn_dim"),
+)
+def _rwkv(args: Any) -> Iterator[str]:
+    if "rwkv" not in (args.attention_config or []):
+        if args.dim_att is not None:
+            yield f"dim_att={args.dim_att} is the width of rwkv layers, and attention_config has none; remove it"
+        return
+    if not args.hidden_size or not args.num_attention_heads:
+        return
+    args.dim_att = args.dim_att or args.hidden_size
+    if args.dim_att % args.num_attention_heads:
+        yield f"dim_att={args.dim_att} must be a multiple of num_attention_heads={args.num_attention_heads}"
+    args.head_size = args.dim_att // args.num_attention_heads
+    width = args.intermediate_size or int((args.expansion_factor or 3.5) * args.hidden_size)
+    # Whole blocks of features, as the published models have.
+    args.ffn_dim = width // 32 * 32
+    if args.ffn_dim < 1 or args.ffn_dim % args.model_parallel_size:
+        yield (
+            f"the feed-forward width {width} of rwkv layers, cut to {args.ffn_dim}, must be a multiple of 32 and of "
+            f"model_parallel_size={args.model_parallel_size}"
+        )
+
+
 @derives("train_data_paths", "train_data_weights", writes=("train_data_weights",))
 def _train_weights(args: Any) -> None:
     _equal_weights(args, "train")

@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 
 from tests.common.distributed import DistributedTestError, run_distributed
-from tests.grid.rows import processes, rows
+from tests.grid.rows import Row, processes
 from tests.grid.worker import run_cells
 
 SECONDS_PER_CELL = 30.0
 
 
 @functools.cache
-def column_results(column: str) -> dict[str, list[dict]]:
-    """Row name -> the results of the ranks.
+def column_results(column: str, wanted: tuple[Row, ...]) -> dict[str, list[dict]]:
+    """Row name -> the results of the ranks, for the wanted rows.
 
     A cell that fails ends its job, so the next job goes on behind it.
     """
-    numbered = list(enumerate((row, column) for row in rows()))
+    numbered = list(enumerate((row, column) for row in wanted))
     results: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory(prefix="grid-") as folder:
         while remaining := [cell for cell in numbered if str(cell[1][0]) not in results]:

@@ -13,17 +13,25 @@ class ModelBlocks(NeoXArgsTemplate):
     """Attention and MLP."""
 
     num_attention_heads: int | None = None
-    """Number of query heads; must divide hidden_size. Required."""
+    """Number of query heads; must divide hidden_size unless head_dim is set. Required."""
 
     num_kv_heads: int | None = None
-    """Number of key and value heads. Unset or equal to num_attention_heads: multi-head attention; fewer: grouped
-    queries, which are not supported yet."""
+    """Number of key and value heads, which divides num_attention_heads. Unset or equal to it: multi-head attention;
+    fewer: grouped queries; 1: multi-query attention. With more tensor-parallel ranks than that, ranks share heads."""
+
+    head_dim: int | None = None
+    """Features of an attention head; hidden_size / num_attention_heads when unset."""
+
+    attention_softmax_scale: float | None = None
+    """What attention scores are multiplied by before the softmax; one over the square root of a head's size when unset.
+    GPT-Neo uses 1.0."""
 
     sliding_window_width: int | None = later(None)
     """Number of most recent keys, itself included, that a query sees."""
 
-    use_qk_layernorm: bool = later(False)
-    """Normalise queries and keys per head before positions are applied."""
+    use_qk_layernorm: bool = False
+    """Normalise queries and keys, each head on its own, before positions are applied. Queries and keys have a norm each
+    (GPT-NeoX: one for both, over all heads of a rank together, which depends on model_parallel_size)."""
 
     attention_config: list | None = None
     """Attention kind of each layer: `[[[kind, ...], repeats], ...]`, where repeats may be "all", or one kind per layer.
@@ -73,7 +81,7 @@ class ModelBlocks(NeoXArgsTemplate):
     attention_softmax_in_fp32: bool = False
     """A hint without effect on results: the attention back-end always computes the softmax in fp32."""
 
-    gmlp_attn_dim: int = later(64)
+    gmlp_attn_dim: int = 64
     """Width of the single attention head of amlp blocks."""
 
     gpt_j_residual: bool = False
@@ -88,6 +96,12 @@ class ModelBlocks(NeoXArgsTemplate):
     use_bias_in_attn_linear: bool = True
     """Give the query-key-value and the attention output projection biases."""
 
+    use_bias_in_attn_qkv: bool | None = None
+    """Give the query-key-value projection a bias; use_bias_in_attn_linear when unset."""
+
+    use_bias_in_attn_dense: bool | None = None
+    """Give the attention output projection a bias; use_bias_in_attn_linear when unset."""
+
     use_bias_in_mlp: bool = True
     """Give the MLP matrices biases."""
 
@@ -96,22 +110,25 @@ class ModelBlocks(NeoXArgsTemplate):
 class ModelVariants(NeoXArgsTemplate):
     """Mamba, RWKV, TransformerEngine, and the servers of online training."""
 
-    mamba_selective_scan_fusion: bool = later(False)
-    """Use the CUDA scan of the mamba_ssm package."""
+    mamba_selective_scan_fusion: bool = False
+    """Use the CUDA scan of the mamba_ssm package. On a CPU this and the next two keys leave the work to plain torch, with
+    the same results; on a GPU the packages must be installed."""
 
-    mamba_causal_conv_fusion: bool = later(False)
+    mamba_causal_conv_fusion: bool = False
     """Use the CUDA kernel of the causal_conv1d package."""
 
-    mamba_inner_func_fusion: bool = later(False)
-    """Use mamba_ssm's single fused inner operation; excludes biases in the linears."""
+    mamba_inner_func_fusion: bool = False
+    """Use mamba_ssm's single fused inner operation; excludes biases in the linears. With tensor parallelism, which has a
+    sum in the middle of it, the two kernels above are used instead."""
 
-    mamba_selective_fp32_params: bool = later(True)
-    """Keep A_log and D in fp32."""
+    mamba_selective_fp32_params: bool = True
+    """Compute with A_log and D in fp32; otherwise in the precision of the run. A 16-bit run stores them in 16 bit like
+    all parameters, rounded from the optimizer's fp32 masters at every step, with and without ZeRO."""
 
-    mamba_use_bias_in_conv: bool = later(True)
+    mamba_use_bias_in_conv: bool = True
     """Give the depthwise convolution a bias."""
 
-    mamba_use_bias_in_linears: bool = later(False)
+    mamba_use_bias_in_linears: bool = False
     """Give Mamba's input, selection and output projections biases."""
 
     serve_model_weights: bool = later(False)
@@ -156,8 +173,8 @@ class ModelVariants(NeoXArgsTemplate):
     te_fp8_mha: bool = later(False)
     """Run TransformerEngine's attention in fp8."""
 
-    dim_att: int | None = later(None)
-    """Width of RWKV's time mixing; hidden_size when unset."""
+    dim_att: int | None = None
+    """Width of the time mixing of rwkv layers; hidden_size when unset."""
 
     head_size: int | None = derived(None, "dim_att and num_attention_heads")
     """Width of an RWKV head."""

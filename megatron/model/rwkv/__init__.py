@@ -1,0 +1,1 @@
+"""RWKV: blocks whose attention is a recurrence with a state of fixed size."""

@@ -1,0 +1,67 @@
+"""The RWKV v6 block (arXiv 2404.05892)."""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+from megatron import mpu
+from megatron.model.norms import LayerNorm
+from megatron.model.rwkv.mixing import RWKV_ChannelMix, RWKV_TimeMix, layer_ratios
+from megatron.mpu.layers import reduce_partial
+from megatron.mpu.parameters import InitMethod
+from megatron.mpu.random import sharded_region
+
+__all__ = ["RWKVResidualLayer", "RWKVResidualLayerPipe", "RWKV_ChannelMix", "RWKV_TimeMix"]
+
+
+class RWKVResidualLayer(torch.nn.Module):
+    """drop(x + attention(ln1 x)), then drop(x + feed_forward(ln2 x)). Args as in every block."""
+
+    recompute = True
+
+    def __init__(
+        self,
+        neox_args,
+        init_method: InitMethod,
+        output_layer_init_method: InitMethod,
+        layer_number: int,
+        use_cache: bool = False,
+    ):
+        super().__init__()
+        size, inits = neox_args.hidden_size, (init_method, output_layer_init_method)
+        depth, shallowness = layer_ratios(layer_number, neox_args.num_layers)
+        self.sequence_parallel = neox_args.sequence_parallel and mpu.get_model_parallel_world_size() > 1
+        self.normed_twice = layer_number == 0
+        self.attention_dropout = neox_args.attention_dropout
+        self.hidden_dropout = neox_args.hidden_dropout
+        self.ln1 = LayerNorm(size)
+        self.ln2 = LayerNorm(size)
+        heads = neox_args.num_attention_heads
+        self.att = RWKV_TimeMix(size, neox_args.dim_att, heads, depth, shallowness, *inits)
+        self.ffn = RWKV_ChannelMix(size, neox_args.ffn_dim, shallowness, *inits, self.sequence_parallel)
+        for module in self.modules():
+            if hasattr(module, "use_cache"):
+                module.use_cache = use_cache
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[s, b, h] -> [s, b, h]; both [s/tp, b, h] with sequence parallelism."""
+        if self.normed_twice:
+            hidden = self.ln1(hidden)
+        attention = reduce_partial(self.att(self._whole(self.ln1(hidden))), self.sequence_parallel)
+        hidden = self._drop(hidden + attention, self.attention_dropout)
+        return self._drop(hidden + self.ffn(self._whole(self.ln2(hidden))), self.hidden_dropout)
+
+    def _whole(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The whole sequence, with which every rank does the same until its own heads or features."""
+        return mpu.gather_from_model_parallel_region(hidden, 0) if self.sequence_parallel else hidden
+
+    def _drop(self, hidden: torch.Tensor, probability: float) -> torch.Tensor:
+        if not self.training or probability == 0.0:
+            return hidden
+        with sharded_region() if self.sequence_parallel else contextlib.nullcontext():
+            return F.dropout(hidden, probability)
+
+
+class RWKVResidualLayerPipe(RWKVResidualLayer):
+    """The block under the name by which pipelines are partitioned."""
