@@ -22,6 +22,7 @@ _MODEL = (
     "use_bias_in_norms",
     "use_bias_in_attn_linear",
     "use_bias_in_mlp",
+    "attention_softmax_scale",
 )
 # Another value is sometimes meant, as when a model is made to read longer texts.
 _PRECISE = ("rotary_emb_base", "layernorm_epsilon")

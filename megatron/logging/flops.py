@@ -7,6 +7,7 @@ Model FLOPs (MFU) leave recomputation out; hardware FLOPs (HFU) count the forwar
 
 from megatron.model.activations import get_activation
 from megatron.model.mlp import checked_mlp_sizes
+from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
 
 FORWARD_AND_BACKWARD = 3
 WITH_RECOMPUTATION = 4
@@ -25,12 +26,12 @@ def hardware_flops_per_iteration(neox_args) -> float:
 def _flops(neox_args, passes: int) -> float:
     hidden, sequence = neox_args.hidden_size, neox_args.seq_length
     tokens = neox_args.train_batch_size * sequence
-    heads = neox_args.num_attention_heads
-    kv_width = (neox_args.num_kv_heads or heads) * (hidden // heads)
+    size = head_size(neox_args)
+    query_width, kv_width = neox_args.num_attention_heads * size, key_value_heads(neox_args) * size
     gated = get_activation(neox_args)[1]
     up, down = checked_mlp_sizes(neox_args, neox_args.mlp_multiple_of, gated)
-    layer_weights = hidden * (hidden + 2 * kv_width) + hidden * hidden + hidden * up + down * hidden
-    layers = neox_args.num_layers * (2 * layer_weights + 4 * sequence * hidden) * passes
+    layer_weights = hidden * 2 * (query_width + kv_width) + hidden * up + down * hidden
+    layers = neox_args.num_layers * (2 * layer_weights + 4 * sequence * query_width) * passes
     # The output layer is never recomputed.
     head = 2 * hidden * neox_args.padded_vocab_size * FORWARD_AND_BACKWARD
     return float(tokens) * (layers + head)

@@ -228,19 +228,18 @@ def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args)
 
 
 def mark_norms_for_sequence_parallel_grad_sync(module: torch.nn.Module, neox_args) -> None:
-    """Sum over the tensor-parallel group, once, the gradients of replicated parameters that see a sequence part only.
-
-    These are the norms' parameters and those with `sequence_parallel` set (biases of row-parallel layers). Calling it
-    again changes nothing.
+    """Sum over the tensor-parallel group, once, the gradients of replicated parameters that see only a part of what
+    they act on: with sequence parallelism, norms and whatever has `sequence_parallel` set (biases of row-parallel
+    layers) see a part of the sequence (but a norm with `sees_all` sees it whole); what has `sees_own_heads` set sees the heads of its rank. Calling it again
+    changes nothing.
     """
-    if not neox_args.sequence_parallel or mpu.get_model_parallel_world_size() == 1:
+    if mpu.get_model_parallel_world_size() == 1:
         return
     for owner in module.modules():
-        if isinstance(owner, NORM_CLASSES):
+        if neox_args.sequence_parallel and isinstance(owner, NORM_CLASSES) and not hasattr(owner, "sees_all"):
             for parameter in owner.parameters(recurse=False):
                 parameter.sequence_parallel = True
     for parameter in module.parameters():
-        if getattr(parameter, "sequence_parallel", False) and not hasattr(
-            parameter, "sequence_parallel_hook"
-        ):
+        partial = getattr(parameter, "sequence_parallel", False) or hasattr(parameter, "sees_own_heads")
+        if partial and not hasattr(parameter, "sequence_parallel_hook"):
             parameter.sequence_parallel_hook = parameter.register_hook(collectives.all_reduce)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from megatron.common.hosts import find_hostfile
-from megatron.neox_arguments import deepspeed_view
+from megatron.neox_arguments import block_sizes, curriculum, deepspeed_view
+from megatron.neox_arguments.attention_sizes import head_problems, head_size
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
 from megatron.neox_arguments.steps import Steps
 from megatron.neox_arguments.suggestions import nearest
-from megatron.neox_arguments.support import unsupported_combinations
 
 RULES = Steps()
 rule = RULES.reading
@@ -19,6 +19,9 @@ POSITIVE = (
     *REQUIRED,
     "seq_length",
     "num_kv_heads",
+    "head_dim",
+    "attention_softmax_scale",
+    "gmlp_attn_dim",
     "intermediate_size",
     "expansion_factor",
     "mlp_multiple_of",
@@ -85,15 +88,25 @@ for _key in REQUIRED:
     _must_be_set(_key)
 
 
-@rule("hidden_size", "num_attention_heads", "model_parallel_size")
-def _widths(args: Any) -> Iterator[str]:
-    hidden, heads, ranks = args.hidden_size, args.num_attention_heads, args.model_parallel_size
-    if not hidden or not heads or hidden < 0 or heads < 0:
-        return
-    if hidden % heads:
-        yield f"hidden_size={hidden} must be a multiple of num_attention_heads={heads}"
-    if heads % ranks:
-        yield f"num_attention_heads={heads} must be a multiple of model_parallel_size={ranks}"
+@rule(
+    "attention_config", "hidden_size", "num_attention_heads", "num_kv_heads", "head_dim", "model_parallel_size"
+)
+def _heads(args: Any) -> Iterator[str]:
+    if block_sizes.has_heads(args):
+        yield from head_problems(args)
+
+
+@rule(
+    "attention_config",
+    "hidden_size",
+    "intermediate_size",
+    "expansion_factor",
+    "model_parallel_size",
+    "mamba_inner_func_fusion",
+    "mamba_use_bias_in_linears",
+)
+def _blocks(args: Any) -> Iterator[str]:
+    yield from block_sizes.problems(args)
 
 
 @rule("hidden_size", "intermediate_size", "expansion_factor", "mlp_multiple_of", "model_parallel_size")
@@ -103,7 +116,7 @@ def _mlp(args: Any) -> Iterator[str]:
             f"intermediate_size={args.intermediate_size} and expansion_factor={args.expansion_factor} both set the "
             f"width of the MLP; keep one"
         )
-    elif args.hidden_size and args.mlp_multiple_of > 0:
+    elif args.hidden_size and args.mlp_multiple_of > 0 and block_sizes.has_mlp(args):
         width = args.intermediate_size or int((args.expansion_factor or 4) * args.hidden_size)
         multiple = args.mlp_multiple_of
         inner, outer = -(-width // (2 * multiple)) * 2 * multiple, -(-width // multiple) * multiple
@@ -116,13 +129,15 @@ def _mlp(args: Any) -> Iterator[str]:
             yield f"MLP width {inner} must be a multiple of model_parallel_size={args.model_parallel_size}"
 
 
-@rule("rotary_pct", "pos_emb", "hidden_size", "num_attention_heads")
+@rule("rotary_pct", "pos_emb", "hidden_size", "num_attention_heads", "head_dim")
 def _rotary(args: Any) -> Iterator[str]:
     if args.pos_emb != "rotary" or not args.hidden_size or not args.num_attention_heads:
         return
-    if args.hidden_size % args.num_attention_heads:
+    if not block_sizes.has_mlp(args):
         return
-    head = args.hidden_size // args.num_attention_heads
+    if args.head_dim is None and args.hidden_size % args.num_attention_heads:
+        return
+    head = head_size(args)
     turned = int(head * args.rotary_pct)
     if turned < 2 or turned % 2:
         yield (
@@ -147,6 +162,12 @@ def _sequence_parallel(args: Any) -> Iterator[str]:
         )
 
 
+@rule("curriculum_learning", "seq_length", "sequence_parallel", "model_parallel_size")
+def _curriculum(args: Any) -> Iterator[str]:
+    if args.seq_length:
+        yield from curriculum.problems(args)
+
+
 @rule("num_layers", "pipe_parallel_size")
 def _stages(args: Any) -> Iterator[str]:
     if args.num_layers and args.num_layers > 0 and args.pipe_parallel_size > args.num_layers:
@@ -167,11 +188,6 @@ def _attention_kinds(args: Any) -> Iterator[str]:
 def _residual(args: Any) -> Iterator[str]:
     if args.gpt_j_tied and not args.gpt_j_residual:
         yield "gpt_j_tied shares the norm of two parallel branches; it needs gpt_j_residual: true"
-
-
-@rule("num_attention_heads", "num_kv_heads")
-def _not_built(args: Any) -> Iterator[str]:
-    yield from unsupported_combinations(args)
 
 
 @rule("optimizer", "optimizer_type", "lr")

@@ -1,6 +1,5 @@
 """No key is accepted and ignored: what is not built, or has no effect, is refused by the marks on the fields."""
 
-from collections.abc import Iterator
 from dataclasses import Field
 from typing import Any
 
@@ -22,13 +21,6 @@ def unsupported(declared: Field, value: Any) -> str | None:
         return f"{declared.name}={value!r} is not supported yet; leave it at {mark.allowed[0]!r}"
     built = ", ".join(str(choice) for choice in mark.allowed if choice is not None)
     return f"{declared.name}={value!r} is not supported yet; available: {built}"
-
-
-def unsupported_combinations(args: Any) -> Iterator[str]:
-    """Features that show only in the values of ordinary keys."""
-    heads, kv_heads = args.num_attention_heads, args.num_kv_heads
-    if heads and kv_heads not in (None, heads):
-        yield f"num_kv_heads={kv_heads} with num_attention_heads={heads}: grouped queries are not supported yet"
 
 
 def _same(value: Any, allowed: Any) -> bool:

@@ -18,19 +18,14 @@ DEFAULTS = {
     "train_micro_batch_size_per_gpu": 2,
     "train_iters": 10,
 }
-# Not options of a config yet, but of the model.
-MODEL_ONLY = ("num_kv_heads",)
 
 
 def model_args(**overrides) -> NeoXArgs:
     """The config of a tiny model."""
     values = DEFAULTS | overrides
-    own = {key: values.pop(key) for key in MODEL_ONLY if key in values}
     tensor, pipe = values.get("model_parallel_size", 1), values.get("pipe_parallel_size", 0)
     args = NeoXArgs.from_dict({"global_num_gpus": tensor * max(1, pipe)} | values)
     args.padded_vocab_size = 64
-    for key, value in own.items():
-        setattr(args, key, value)
     return args
 
 

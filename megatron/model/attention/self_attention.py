@@ -12,8 +12,10 @@ import torch
 
 from megatron import mpu
 from megatron.model.attention.backend import make_backend
+from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.kv_cache import KeyValueCache
-from megatron.model.positional_embeddings import split_and_rotate
+from megatron.model.norms import get_norm
+from megatron.model.positional_embeddings import rotate, split_and_rotate
 from megatron.mpu.parameters import InitMethod
 from megatron.mpu.random import sharded_region
 from megatron.registry import lookup
@@ -30,7 +32,7 @@ class ParallelSelfAttention(torch.nn.Module):
         use_cache: remember keys and values between calls.
         parallel_output: leave the output projection unsummed (see RowParallelLinear).
 
-    query_key_value rows: per head q|k|v; with grouped keys and values, per rank all q heads, then k, then v.
+    Rows of query_key_value: see HeadLayout.
     """
 
     def __init__(
@@ -47,49 +49,48 @@ class ParallelSelfAttention(torch.nn.Module):
     ):
         super().__init__()
         assert rpe is None, "no attention back-end takes a relative position bias"
-        heads = neox_args.num_attention_heads
-        kv_heads = neox_args.num_kv_heads or heads
-        tensor_size = mpu.get_model_parallel_world_size()
         self.layer_number = layer_number
-        self.head_size = mpu.divide(neox_args.hidden_size, heads)
-        self.heads = mpu.divide(heads, tensor_size)
-        self.kv_heads = mpu.divide(kv_heads, tensor_size)
-        self.grouped = kv_heads != heads
+        self.layout = HeadLayout.from_config(neox_args)
         # apply_query_key_layer_scaling divides the scores by the layer number and multiplies them by it again inside
         # an fp32 softmax. The built-in back-ends keep scores in fp32 throughout, where the two cancel.
-        self.scale = 1.0 / math.sqrt(self.head_size)
+        self.scale = neox_args.attention_softmax_scale or 1.0 / math.sqrt(self.layout.size)
         self.dropout = neox_args.attention_dropout
         self.use_cache = use_cache
         self.cache = KeyValueCache()
 
-        sizes = (heads * self.head_size, kv_heads * self.head_size, kv_heads * self.head_size)
+        sections = self.layout.sections
         self.query_key_value = mpu.ColumnParallelLinear(
             neox_args,
             input_size=neox_args.hidden_size,
-            output_size=sum(sizes),
-            bias=neox_args.use_bias_in_attn_linear,
+            output_size=sum(sections),
+            bias=_either(neox_args.use_bias_in_attn_qkv, neox_args.use_bias_in_attn_linear),
             gather_output=False,
             init_method=init_method,
-            blocks=sizes if self.grouped else (),
+            blocks=sections if self.layout.grouped else (),
         )
+        self.q_layernorm = self.k_layernorm = None
+        if neox_args.use_qk_layernorm:
+            self.q_layernorm, self.k_layernorm = (_head_norm(neox_args, self.layout.size) for _ in range(2))
         self.rotary_emb = None
         if rotary:
-            self.rotary_emb = lookup("positional embedding", "rotary").in_attention(neox_args, self.head_size)
+            self.rotary_emb = lookup("positional embedding", "rotary").in_attention(
+                neox_args, self.layout.size
+            )
         self.attend = make_backend(neox_args, neox_args.attention_config[layer_number])
         self.dense = mpu.RowParallelLinear(
             neox_args,
-            input_size=neox_args.hidden_size,
+            input_size=sections[0],
             output_size=neox_args.hidden_size,
-            bias=neox_args.use_bias_in_attn_linear,
+            bias=_either(neox_args.use_bias_in_attn_dense, neox_args.use_bias_in_attn_linear),
             input_is_parallel=True,
             init_method=output_layer_init_method,
-            skip_bias_add=tensor_size > 1,
+            skip_bias_add=mpu.get_model_parallel_world_size() > 1,
             parallel_output=parallel_output,
         )
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden [s, b, h] (normalised) -> ([s, b, h], bias still to be added or None)."""
-        qkv, _ = self.query_key_value(hidden)
+        qkv = self.layout.whole_heads(self.query_key_value(hidden)[0])
         length, batch = qkv.shape[:2]
         past = self.cache.length if self.use_cache else 0
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in self._project(qkv, past))
@@ -98,25 +99,40 @@ class ParallelSelfAttention(torch.nn.Module):
         dropout = self.dropout if self.training else 0.0
         with sharded_region() if dropout else contextlib.nullcontext():
             context = self.attend(query, key, value, scale=self.scale, dropout=dropout)
-        context = context.permute(2, 0, 1, 3).reshape(length, batch, self.heads * self.head_size)
-        return self.dense(context)
+        return self.dense(context.permute(2, 0, 1, 3).reshape(length, batch, -1))
 
     def _project(self, qkv: torch.Tensor, past: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q, k, v [s, b, heads, d] of the fused projection; q and k rotated to positions past, past+1, ..."""
-        split = self._split_grouped if self.grouped else self._split_heads
-        if self.rotary_emb is None:
-            return split(qkv)
-        end = past + qkv.shape[0]
-        cos, sin = self.rotary_emb.half_tables(end, qkv.dtype, qkv.device)
-        return split_and_rotate(qkv, split, cos[past:], sin[past:])
+        """q, k, v [s, b, heads, d] of the fused projection; q and k normalised, and rotated to positions past, past+1,
+        ..."""
+        tables = self._rotations(qkv, past) if self.rotary_emb is not None else None
+        if self.q_layernorm is None and tables is not None:
+            return split_and_rotate(qkv, self.layout.split, *tables)
+        query, key, value = self.layout.split(qkv)
+        if self.q_layernorm is not None:
+            query, key = self.q_layernorm(query), self.k_layernorm(key)
+        if tables is not None:
+            query, key = rotate(query, *tables), rotate(key, *tables)
+        return query, key, value
 
-    def _split_heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return qkv.unflatten(-1, (self.heads, 3, self.head_size)).unbind(-2)
-
-    def _split_grouped(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        counts = (self.heads, self.kv_heads, self.kv_heads)
-        return qkv.unflatten(-1, (sum(counts), self.head_size)).split(counts, -2)
+    def _rotations(self, qkv: torch.Tensor, past: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin, [s, 1, 1, rotated/2]."""
+        cos, sin = self.rotary_emb.half_tables(past + qkv.shape[0], qkv.dtype, qkv.device)
+        return cos[past:], sin[past:]
 
     def clear_cache(self) -> None:
         """Forget all keys and values."""
         self.cache = KeyValueCache()
+
+
+def _either(value: bool | None, default: bool) -> bool:
+    return default if value is None else value
+
+
+def _head_norm(neox_args, size: int) -> torch.nn.Module:
+    """A norm of the config over the features of one head."""
+    make, eps = get_norm(neox_args)
+    norm = make(size, eps=eps)
+    for parameter in norm.parameters():
+        # Every rank holds it whole and applies it to its own heads.
+        parameter.sees_own_heads = True
+    return norm

@@ -6,6 +6,7 @@ from megatron.model.positional_embeddings.rotary import (
     RotaryEmbedding,
     apply_rotary_pos_emb,
     apply_rotary_pos_emb_torch,
+    rotate,
     rotate_half,
     split_and_rotate,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "RotaryEmbedding",
     "apply_rotary_pos_emb",
     "apply_rotary_pos_emb_torch",
+    "rotate",
     "rotate_half",
     "split_and_rotate",
 ]

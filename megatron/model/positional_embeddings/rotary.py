@@ -100,7 +100,7 @@ def split_and_rotate(
 
     Args:
         qkv: [s, b, ...]; split: gives views q, k, v [s, b, n, d] of any tensor laid out like qkv.
-        cos, sin: half tables [s, 1, 1, rot/2].
+        cos, sin: half tables [s, 1, 1, rot/2], or [s, b, 1, rot/2].
     """
     if torch.compiler.is_compiling():  # it fuses the plain form itself
         return split_and_rotate_eager(qkv, split, cos, sin)
@@ -119,6 +119,27 @@ def split_and_rotate_eager(
         return *turned, v
     q, k = (torch.cat((part, x[..., rotated:]), -1) for part, x in zip(turned, (q, k), strict=True))
     return q, k, v
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x [s, b, n, d] with its first features turned; cos, sin half tables [s, 1, 1, rot/2] or [s, b, 1, rot/2]."""
+    if torch.compiler.is_compiling():
+        return split_and_rotate_eager(x, lambda x: (x, x, x), cos, sin)[0]
+    return _Rotate.apply(x, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """_SplitAndRotate for one tensor."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, -sin), None, None
 
 
 class _SplitAndRotate(torch.autograd.Function):

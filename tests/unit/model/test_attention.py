@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from megatron.common.errors import ConfigError
-from megatron.model.attention import KeyValueCache, ParallelSelfAttention, flash
+from megatron.model.attention import KeyValueCache, ParallelSelfAttention, flash, heads
 from megatron.model.attention.backend import make_backend
+from megatron.model.attention.heads import HeadLayout
 from megatron.model.init_functions import init_method_normal
-from megatron.mpu.parameters import local_slice
+from megatron.mpu.parameters import ParameterSpec, local_slice
 from megatron.registry import lookup
 from tests.common.models import model_args
 
@@ -58,7 +59,7 @@ def test_projection_rows_are_query_key_value_of_each_head():
     # golden: q00 q01 k00 k01 v00 v01 q10 ... for heads of size 2
     layer = attention_layer(hidden_size=8)
     rows = torch.arange(24.0).view(1, 1, 24)
-    query, key, value = layer._split_heads(rows)
+    query, key, value = layer.layout.split(rows)
     assert query[0, 0].tolist() == [[0, 1], [6, 7], [12, 13], [18, 19]]
     assert key[0, 0].tolist() == [[2, 3], [8, 9], [14, 15], [20, 21]]
     assert value[0, 0].tolist() == [[4, 5], [10, 11], [16, 17], [22, 23]]
@@ -71,7 +72,7 @@ def test_grouped_projection_rows_are_all_queries_then_keys_then_values_of_each_r
     rows = torch.arange(16.0).view(16, 1).expand(16, 8)
     of_second_rank = local_slice(rows, spec, 1, 2)[:, 0].tolist()
     assert of_second_rank == [4, 5, 6, 7, 10, 11, 14, 15]
-    query, key, value = layer._split_grouped(torch.arange(16.0).view(1, 1, 16))
+    query, key, value = layer.layout.split(torch.arange(16.0).view(1, 1, 16))
     assert query[0, 0].flatten().tolist() == list(range(8))
     assert key[0, 0].flatten().tolist() == [8, 9, 10, 11]
     assert value[0, 0].flatten().tolist() == [12, 13, 14, 15]
@@ -142,3 +143,79 @@ def test_flash_attn_is_used_when_it_is_installed_on_a_gpu_for_16_bit_runs(monkey
     query, key, value = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
     output = lookup("attention back-end", "flash_attn")()(query, key, value, scale=0.3, dropout=0.0)
     torch.testing.assert_close(output, sdpa()(query, key, value, scale=0.3, dropout=0.0))
+
+
+def turned(x, positions, base=10000.0):
+    """x [s, b, n, d] rotated by the textbook's angles; positions [s, b]."""
+    half = x.shape[-1] // 2
+    angles = positions[:, :, None, None] * base ** (-torch.arange(half) / half)
+    first, second = x.split(half, -1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("rotary", [True, False])
+def test_queries_and_keys_are_normalised_head_by_head_before_they_are_rotated(kv_heads, rotary):
+    args = model_args(num_kv_heads=kv_heads, use_qk_layernorm=True)
+    init = init_method_normal(0.3)
+    layer = ParallelSelfAttention(args, None, init, init, layer_number=0, rotary=rotary)
+    for norm in (layer.q_layernorm, layer.k_layernorm):
+        assert norm.weight.shape == (6,)
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    hidden = torch.randn(7, 2, 24)
+    output, _ = layer(hidden)
+    query, key, value = layer.layout.split(layer.query_key_value(hidden)[0])
+    query, key = (
+        (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt() * norm.weight
+        + norm.bias
+        for x, norm in ((query, layer.q_layernorm), (key, layer.k_layernorm))
+    )
+    if rotary:
+        positions = torch.arange(7.0)[:, None].expand(7, 2)
+        query, key = turned(query, positions), turned(key, positions)
+    context = explicit_attention(*(t.permute(1, 2, 0, 3) for t in (query, key, value)), 1 / math.sqrt(6))
+    expected = layer.dense(context.permute(2, 0, 1, 3).reshape(7, 2, 24))[0]
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_size_of_a_head_need_not_follow_from_the_hidden_size():
+    layer = attention_layer(head_dim=8, num_kv_heads=2)
+    assert layer.query_key_value.weight.shape == ((4 + 2 + 2) * 8, 24)
+    assert layer.dense.weight.shape == (24, 32)
+    assert layer(torch.randn(7, 2, 24))[0].shape == (7, 2, 24) and layer.scale == 1 / math.sqrt(8)
+
+
+def test_the_scale_of_the_scores_can_be_set():
+    layer, plain = attention_layer(attention_softmax_scale=1.0), attention_layer()
+    plain.load_state_dict(layer.state_dict())
+    hidden = torch.randn(7, 2, 24)
+    assert layer.scale == 1.0 and not torch.allclose(layer(hidden)[0], plain(hidden)[0], atol=1e-3)
+    plain.scale = 1.0
+    assert torch.equal(layer(hidden)[0], plain(hidden)[0])
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("qkv", [None, True, False])
+@pytest.mark.parametrize("dense", [None, True, False])
+def test_biases_of_the_two_projections_are_chosen_together_or_one_by_one(both, qkv, dense):
+    layer = attention_layer(
+        use_bias_in_attn_linear=both, use_bias_in_attn_qkv=qkv, use_bias_in_attn_dense=dense
+    )
+    assert (layer.query_key_value.bias is not None) == (both if qkv is None else qkv)
+    assert (layer.dense.bias is not None) == (both if dense is None else dense)
+
+
+def test_ranks_that_share_a_head_store_its_rows_once_and_see_it_whole(monkeypatch):
+    # 4 query heads, 2 key/value heads of size 2, on 4 ranks: golden rows of rank 2
+    layouts = [HeadLayout(4, 2, 2, ranks=4, rank=rank) for rank in range(4)]
+    spec = ParameterSpec((16,), None, shard_dim=0, blocks=layouts[0].sections)
+    names = "q00 q01 q10 q11 q20 q21 q30 q31 k00 k01 k10 k11 v00 v01 v10 v11".split()
+    rows = torch.arange(16.0)
+    parts = [local_slice(rows, spec, rank, 4) for rank in range(4)]
+    assert [names[int(row)] for row in parts[2]] == ["q20", "q21", "k10", "v10"]
+    gathered = torch.stack([part[2:] for part in parts])[:, None, None]
+    monkeypatch.setattr(heads, "gather_for_own_use", lambda own: gathered)
+    whole = layouts[2].whole_heads(parts[2].view(1, 1, 4))
+    assert [names[int(row)] for row in whole.flatten()] == ["q20", "q21", "k10", "k11", "v10", "v11"]
