@@ -56,6 +56,10 @@ FEATURES = {
         "no_weight_tying: false", lambda args: not args.no_weight_tying, {"no_weight_tying": False}
     ),
     "mixture of experts": Feature("moe_num_experts", lambda args: args.moe_num_experts > 1),
+    "hidden dropout": Feature("hidden_dropout", lambda args: args.hidden_dropout > 0),
+    "gated activation": Feature(
+        "activation", lambda args: registry.lookup("activation", args.activation).gated
+    ),
     "maximal update parametrisation": Feature("use_mup", lambda args: args.use_mup),
 }
 # Not a key of training: asked for by who samples.
