@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from megatron import mpu
-from megatron.model.attention.backend import make_backend
+from megatron.model.attention.backend import Demands, make_backend, pattern_of_layer
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.kv_cache import KeyValueCache
 from megatron.model.norms import get_norm
@@ -27,7 +27,7 @@ class ParallelSelfAttention(torch.nn.Module):
     Args:
         attention_mask_func: masks explicit scores, for back-ends that have them; the ones built in never do.
         layer_number: 0-based.
-        rpe: relative position bias module; none of the built-in position schemes has one.
+        rpe: relative position bias module that the layers of the model share, if it has one.
         rotary: rotate queries and keys by their position.
         use_cache: remember keys and values between calls.
         parallel_output: leave the output projection unsummed (see RowParallelLinear).
@@ -48,11 +48,8 @@ class ParallelSelfAttention(torch.nn.Module):
         parallel_output: bool = False,
     ):
         super().__init__()
-        assert rpe is None, "no attention back-end takes a relative position bias"
         self.layer_number = layer_number
         self.layout = HeadLayout.from_config(neox_args)
-        # apply_query_key_layer_scaling divides the scores by the layer number and multiplies them by it again inside
-        # an fp32 softmax. The built-in back-ends keep scores in fp32 throughout, where the two cancel.
         self.scale = neox_args.attention_softmax_scale or 1.0 / math.sqrt(self.layout.size)
         self.dropout = neox_args.attention_dropout
         self.use_cache = use_cache
@@ -76,7 +73,14 @@ class ParallelSelfAttention(torch.nn.Module):
             self.rotary_emb = lookup("positional embedding", "rotary").in_attention(
                 neox_args, self.layout.size
             )
-        self.attend = make_backend(neox_args, neox_args.attention_config[layer_number])
+        in_scores = rpe
+        if rpe is None:
+            in_scores = lookup("positional embedding", neox_args.pos_emb).in_scores(neox_args)
+        self.rpe = in_scores if isinstance(in_scores, torch.nn.Module) else None
+        self.attend = make_backend(
+            pattern_of_layer(neox_args, layer_number, in_scores),
+            Demands(self.layout.size, neox_args.params_dtype, self.dropout),
+        )
         self.dense = mpu.RowParallelLinear(
             neox_args,
             input_size=sections[0],

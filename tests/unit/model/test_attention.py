@@ -1,14 +1,11 @@
 import math
-import sys
-import types
 
 import pytest
 import torch
 
-from megatron.common.errors import ConfigError
-from megatron.model.attention import KeyValueCache, ParallelSelfAttention, flash, heads
-from megatron.model.attention.backend import make_backend
+from megatron.model.attention import KeyValueCache, ParallelSelfAttention, heads
 from megatron.model.attention.heads import HeadLayout
+from megatron.model.attention.pattern import Pattern
 from megatron.model.init_functions import init_method_normal
 from megatron.mpu.parameters import ParameterSpec, local_slice
 from megatron.registry import lookup
@@ -16,7 +13,7 @@ from tests.common.models import model_args
 
 
 def sdpa():
-    return lookup("attention back-end", "sdpa")()
+    return lookup("attention back-end", "sdpa")(Pattern())
 
 
 def explicit_attention(query, key, value, scale):
@@ -110,39 +107,6 @@ def test_the_cache_returns_everything_appended_so_far():
         start += count
         assert cache.length == start
         assert torch.equal(key, keys[:, :, :start]) and torch.equal(value, values[:, :, :start])
-
-
-@pytest.mark.parametrize(
-    "key, value, named", [("sliding_window_width", 4, "sliding_window_width"), ("pos_emb", "alibi", "alibi")]
-)
-def test_what_the_back_end_cannot_do_is_refused_by_the_name_of_the_key(key, value, named):
-    args = model_args()
-    setattr(args, key, value)
-    with pytest.raises(ConfigError, match=f"'global' is computed by 'sdpa', which lacks {named}|{named}"):
-        make_backend(args, "global")
-
-
-def fake_flash_attn(query, key, value, dropout_p, softmax_scale, causal):
-    """The package's function on CPU: [b, s, n, d]."""
-    assert causal and dropout_p == 0.0
-    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
-    return explicit_attention(query, key, value, softmax_scale).transpose(1, 2)
-
-
-def test_flash_attn_is_used_when_it_is_installed_on_a_gpu_for_16_bit_runs(monkeypatch):
-    module = types.ModuleType("flash_attn")
-    module.flash_attn_func = fake_flash_attn
-    module.__spec__ = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "flash_attn", module)
-    choose = lookup("attention", "flash")
-    half = model_args(precision="bfloat16")
-    assert choose(half) == "sdpa"  # no GPU
-    monkeypatch.setattr(flash, "has_accelerator", lambda: True)
-    assert choose(half) == "flash_attn"
-    assert choose(model_args()) == "sdpa"  # fp32
-    query, key, value = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
-    output = lookup("attention back-end", "flash_attn")()(query, key, value, scale=0.3, dropout=0.0)
-    torch.testing.assert_close(output, sdpa()(query, key, value, scale=0.3, dropout=0.0))
 
 
 def turned(x, positions, base=10000.0):
