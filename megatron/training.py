@@ -14,7 +14,7 @@ from megatron.common.device import current_device
 from megatron.common.errors import CheckpointError, ConfigError, DataError
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
-from megatron.engine.batches import TimedIterator, batch_function, to_device
+from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
 from megatron.engine.setup import build_engine, get_learning_rate_scheduler, get_model, get_optimizer
 from megatron.engine.stop import StopSignal
@@ -22,6 +22,7 @@ from megatron.engine.train_state import TrainState
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
 from megatron.logging.report import perplexity
+from megatron.neox_arguments.curriculum import Curriculum
 from megatron.objectives import build_objective
 
 __all__ = [
@@ -156,10 +157,13 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     started_at = warm_start(neox_args, model, iteration) if without_optimizer else None
     engine, optimizer, lr_scheduler = build_engine(neox_args, model, objective, fresh=started_at is None)
     engine.objective = objective
+    engine.batch_function = BatchFunction(objective, neox_args.padded_vocab_size)
+    engine.curriculum = Curriculum.from_config(neox_args.curriculum_learning)
     if neox_args.is_pipe_parallel:
-        engine.set_batch_fn(batch_function(objective, neox_args.padded_vocab_size))
+        engine.set_batch_fn(engine.batch_function)
     if without_optimizer:
-        engine.loaded_iteration = started_at or 0
+        # DeepSpeed's count of steps is what a curriculum goes by.
+        engine.loaded_iteration = engine.global_steps = started_at or 0
     else:
         engine.loaded_iteration = load_checkpoint(
             neox_args, engine, optimizer, lr_scheduler, iteration=iteration
@@ -229,6 +233,8 @@ def train_step(
     Returns: (losses averaged over micro-batches and replicas, still on the device; 1 if the step was skipped).
     """
     skipped_before = model.skipped_steps
+    if model.curriculum is not None:
+        use_length(model, model.curriculum.length_at(model.global_steps + 1))
     with explained_overflow():
         if neox_args.is_pipe_parallel:
             losses = train_step_pipe(neox_args, timers, model, data_iterator)
@@ -284,7 +290,7 @@ def forward_step(
         result = model.eval_batch(data_iterator, return_logits=return_logits)
         return (*result, {}) if return_logits else (result, {})
     timers("batch generator").start()
-    inputs, targets = model.objective.collate(to_device(next(data_iterator), neox_args.padded_vocab_size))
+    inputs, targets = model.batch_function(next(data_iterator))
     timers("batch generator").stop()
     outputs = model(inputs)
     loss = model.objective.loss(outputs, targets)
@@ -326,6 +332,7 @@ def evaluate(
     """
     timers = timers or Timers()
     model.eval()
+    use_length(model, None)
     collected = []
     # The pipeline engine goes through an accumulation of micro-batches by itself.
     calls = 1 if neox_args.is_pipe_parallel else neox_args.gradient_accumulation_steps

@@ -1,6 +1,6 @@
 """Micro-batches on their way from the loader to the model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -23,9 +23,32 @@ def to_device(batch: dict[str, torch.Tensor], vocabulary: int) -> dict[str, torc
     return {key: value.to(target, non_blocking=True) for key, value in batch.items()}
 
 
-def batch_function(objective, vocabulary: int) -> Callable:
-    """What DeepSpeed's pipeline engine calls on every batch it reads: -> (inputs, targets)."""
-    return lambda batch: objective.collate(to_device(batch, vocabulary))
+class BatchFunction:
+    """A batch of the loader -> (inputs, targets) of the model, on this rank's device.
+
+    Attributes: length: tokens to keep of every sample, None for all of them (a curriculum sets it).
+    """
+
+    def __init__(self, objective, vocabulary: int):
+        self.objective, self.vocabulary = objective, vocabulary
+        self.length: int | None = None
+
+    def __call__(self, batch: dict[str, torch.Tensor]):
+        batch = to_device(batch, self.vocabulary)
+        if self.length is not None:
+            # Samples have one token more than the model sees of them.
+            batch = {key: value[:, : self.length + 1] for key, value in batch.items()}
+        return self.objective.collate(batch)
+
+
+def use_length(engine, length: int | None) -> None:
+    """From now on train or evaluate on samples cut to `length` tokens; None stands for whole ones."""
+    if engine.batch_function.length == length:
+        return
+    engine.batch_function.length = length
+    if hasattr(engine, "reset_activation_shape"):
+        # The pipeline keeps the buffers that it receives into from one batch to the next.
+        engine.reset_activation_shape()
 
 
 class TimedIterator:

@@ -13,18 +13,22 @@ FORWARD_AND_BACKWARD = 3
 WITH_RECOMPUTATION = 4
 
 
-def model_flops_per_iteration(neox_args) -> float:
-    """Operations of forward and backward pass over one global batch, all devices together."""
-    return _flops(neox_args, FORWARD_AND_BACKWARD)
+def model_flops_per_iteration(neox_args, sequence: int | None = None) -> float:
+    """Operations of forward and backward pass over one global batch, all devices together.
+
+    Args: sequence: tokens per sample where they are fewer than `seq_length`.
+    """
+    return _flops(neox_args, FORWARD_AND_BACKWARD, sequence or neox_args.seq_length)
 
 
-def hardware_flops_per_iteration(neox_args) -> float:
+def hardware_flops_per_iteration(neox_args, sequence: int | None = None) -> float:
     """The same with the recomputation of checkpointed layers."""
-    return _flops(neox_args, WITH_RECOMPUTATION if neox_args.checkpoint_activations else FORWARD_AND_BACKWARD)
+    passes = WITH_RECOMPUTATION if neox_args.checkpoint_activations else FORWARD_AND_BACKWARD
+    return _flops(neox_args, passes, sequence or neox_args.seq_length)
 
 
-def _flops(neox_args, passes: int) -> float:
-    hidden, sequence = neox_args.hidden_size, neox_args.seq_length
+def _flops(neox_args, passes: int, sequence: int) -> float:
+    hidden = neox_args.hidden_size
     tokens = neox_args.train_batch_size * sequence
     size = head_size(neox_args)
     query_width, kv_width = neox_args.num_attention_heads * size, key_value_heads(neox_args) * size

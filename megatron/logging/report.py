@@ -1,13 +1,20 @@
 """The interval line of the console and the per-step values of the trackers."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from megatron.common import device
 from megatron.common.console import human_duration, print_rank_0, warn
-from megatron.logging.flops import get_actual_flops, get_forward_backward_flops, human_readable_flops
+from megatron.logging.flops import (
+    hardware_flops_per_iteration,
+    human_readable_flops,
+    model_flops_per_iteration,
+)
 from megatron.logging.metrics import Metrics
+from megatron.neox_arguments.curriculum import length_at
 
 # Keys of the running totals that are not metrics.
 ADVANCED, SKIPPED, NAN = "advanced iterations", "skipped iterations", "nan iterations"
@@ -40,7 +47,9 @@ def training_log(
     values = _interval_means(total_loss_dict)
     seconds = timers("interval time").elapsed() / neox_args.log_interval
     waited = timers("data wait").elapsed() / neox_args.log_interval
-    speed = _speed(neox_args, seconds)
+    first = iteration - neox_args.log_interval + 1
+    lengths = [length_at(neox_args, step) for step in range(first, iteration + 1)]
+    speed = _speed(neox_args, seconds, lengths)
     print_rank_0(
         _line(
             neox_args, iteration, seconds, waited, learning_rate, values, loss_scale, speed, total_loss_dict
@@ -49,7 +58,7 @@ def training_log(
     # Skipped steps leave the weights as they were, however bad the loss.
     if int(total_loss_dict.get(NAN, 0)) == neox_args.log_interval and not total_loss_dict[SKIPPED]:
         warn(
-            f"since iteration {iteration - neox_args.log_interval + 1} or before the loss is not a number: training "
+            f"since iteration {first} or before the loss is not a number: training "
             "has diverged; stop it, lower the learning rate, and go on from an earlier checkpoint"
         )
     if metrics is not None:
@@ -57,6 +66,8 @@ def training_log(
         tags |= {"train/learning_rate": learning_rate, "train/loss_scale": loss_scale}
         tags |= {f"runtime/{name}": value for name, value in speed.items()}
         tags |= {"runtime/iteration_time": seconds, "runtime/data_wait": waited}
+        if neox_args.curriculum_learning:
+            tags["curriculum_seqlen"] = lengths[-1]
         times = timers.seconds(list(TIMER_NAMES), normalizer=neox_args.log_interval)
         tags |= {f"timers/{name}": value for name, value in times.items()}
         metrics.log(tags, iteration)
@@ -93,19 +104,29 @@ def _interval_means(totals: dict) -> dict[str, float]:
     }
 
 
-def _speed(neox_args, seconds: float) -> dict[str, float]:
+def _speed(neox_args, seconds: float, lengths: list[int]) -> dict[str, float]:
+    """lengths: of the samples of each iteration of the interval, tokens."""
     samples = neox_args.train_batch_size / seconds
+    devices = seconds * neox_args.world_size
+    model_flops = _mean(lengths, partial(model_flops_per_iteration, neox_args)) / devices
+    hardware_flops = _mean(lengths, partial(hardware_flops_per_iteration, neox_args)) / devices
     speed = {
         "samples_per_sec": samples,
         "steps_per_sec": 1.0 / seconds,
-        "tokens_per_sec": samples * neox_args.seq_length,
-        "flops_per_sec_per_gpu": get_actual_flops(neox_args, seconds),
+        "tokens_per_sec": samples * sum(lengths) / len(lengths),
+        "flops_per_sec_per_gpu": hardware_flops,
     }
     if neox_args.peak_theoretical_tflops:
         peak = neox_args.peak_theoretical_tflops * 1e12
-        speed["model_flops_utilization"] = 100 * get_forward_backward_flops(neox_args, seconds) / peak
-        speed["hardware_flops_utilization"] = 100 * get_actual_flops(neox_args, seconds) / peak
+        speed["model_flops_utilization"] = 100 * model_flops / peak
+        speed["hardware_flops_utilization"] = 100 * hardware_flops / peak
     return speed
+
+
+def _mean(lengths: list[int], count: Callable[[int], float]) -> float:
+    """Mean of count(length); a curriculum has few different lengths."""
+    counted = {length: count(length) for length in set(lengths)}
+    return sum(counted[length] for length in lengths) / len(lengths)
 
 
 def _line(neox_args, iteration, seconds, waited, learning_rate, values, loss_scale, speed, totals) -> str:

@@ -17,7 +17,7 @@ ALWAYS_SENT = (
     "zero_optimization",
 )
 # Read by this program, not by DeepSpeed.
-OWN_KEYS = ("deepspeed", "fp32_allreduce", "curriculum_seqlen", "deepspeed_extra_args")
+OWN_KEYS = ("deepspeed", "fp32_allreduce", "curriculum_learning", "curriculum_seqlen", "deepspeed_extra_args")
 # Fields that mean nothing here and may as well stand among the extra keys.
 PASSED_ON = (
     "checkpoint",

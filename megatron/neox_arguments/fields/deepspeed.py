@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron.neox_arguments.markers import later, retired
+from megatron.neox_arguments.markers import later, retired, runtime
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 _REMOVED = "DeepSpeed no longer has it; remove the key"
@@ -59,11 +59,12 @@ class NeoXArgsDeepspeedConfig(NeoXArgsTemplate):
     zero_optimization: dict | None = None
     """ZeRO: stage and DeepSpeed's further options. Unset: stage 0."""
 
-    curriculum_learning: dict | None = later(None)
-    """Sequence-length curriculum."""
+    curriculum_learning: dict | None = None
+    """Sequence-length curriculum (arXiv 2108.06084), carried out by this program: min_difficulty, max_difficulty,
+    schedule_type (fixed_linear, fixed_root, fixed_discrete) and schedule_config; see docs/training.md."""
 
-    curriculum_seqlen: int = later(0)
-    """Present length of the curriculum."""
+    curriculum_seqlen: int = runtime(0)
+    """Length of the curriculum; a function of the iteration, logged under this name."""
 
     steps_per_print: int = 10
     """Steps between DeepSpeed's own log lines."""
@@ -91,7 +92,10 @@ class NeoXArgsDeepspeedConfig(NeoXArgsTemplate):
     sparse_attention: dict | None = retired(None, f"{_REMOVED}; see attention_config")
     """DeepSpeed sparse attention."""
 
-    data_efficiency: dict | None = later(None)
+    data_efficiency: dict | None = retired(
+        None,
+        "it works through DeepSpeed's own data loader, which training does not use; see curriculum_learning",
+    )
     """DeepSpeed data efficiency."""
 
     tensorboard: dict | None = None

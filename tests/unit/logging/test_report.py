@@ -8,6 +8,7 @@ import torch
 
 from megatron.common.timers import Timers
 from megatron.logging import Metrics, training_log
+from megatron.logging.flops import model_flops_per_iteration
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def config(tmp_path):
         num_attention_heads=4, num_kv_heads=None, head_dim=None, intermediate_size=None, expansion_factor=None,
         mlp_multiple_of=1,
         activation="gelu", bias_gelu_fusion=False, onnx_safe=False, checkpoint_activations=False, world_size=1,
-        log_dir=str(tmp_path), tensorboard_writer=None, all_config={"hidden_size": 32},
+        log_dir=str(tmp_path), tensorboard_writer=None, all_config={"hidden_size": 32}, curriculum_learning=None,
     )  # fmt: skip
 
 
@@ -86,6 +87,20 @@ def test_metrics_reach_the_json_lines_file(config, tmp_path):
     assert first["train/lm_loss"] == pytest.approx(2.5)
     assert first["runtime/tokens_per_sec"] > 0
     assert second == {"iteration": 4, "validation/lm_loss": 2.25}
+
+
+def test_a_curriculum_is_logged_and_counted_as_what_it_is(config, tmp_path):
+    stairs = {"difficulty": [4, 8, 16], "max_step": [2, 3]}
+    config.curriculum_learning = {"schedule_type": "fixed_discrete", "schedule_config": stairs}
+    metrics = Metrics(config)
+    report(config, [4.0, 3.0, 2.0, 1.0], metrics=metrics)
+    metrics.close()
+    values = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert values["curriculum_seqlen"] == 16
+    mean_length = (4 + 4 + 8 + 16) / 4
+    assert values["runtime/tokens_per_sec"] == pytest.approx(values["runtime/samples_per_sec"] * mean_length)
+    flops = sum(model_flops_per_iteration(config, length) for length in (4, 4, 8, 16)) / 4
+    assert values["runtime/flops_per_sec_per_gpu"] == pytest.approx(flops * values["runtime/steps_per_sec"])
 
 
 def test_metrics_and_config_reach_tensorboard(config, tmp_path):
