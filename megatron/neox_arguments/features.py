@@ -39,9 +39,14 @@ FEATURES = {
     "activation checkpointing": Feature(
         "checkpoint_activations", lambda args: args.checkpoint_activations, {"checkpoint_activations": True}
     ),
-    "grouped heads": Feature("num_kv_heads", _grouped),
+    "grouped heads": Feature("num_kv_heads", _grouped, {"num_kv_heads": 1}),
     "sliding window": Feature("sliding_window_width", lambda args: args.sliding_window_width is not None),
-    "query-key norm": Feature("use_qk_layernorm", lambda args: args.use_qk_layernorm),
+    "query-key norm": Feature(
+        "use_qk_layernorm", lambda args: args.use_qk_layernorm, {"use_qk_layernorm": True}
+    ),
+    "isolated documents": Feature(
+        "isolate_documents", lambda args: args.isolate_documents, {"isolate_documents": True}
+    ),
     "attention dropout": Feature("attention_dropout", lambda args: args.attention_dropout > 0),
     "rotary positions": Feature("pos_emb: rotary", lambda args: args.pos_emb == "rotary"),
     "alibi": Feature("pos_emb: alibi", lambda args: args.pos_emb == "alibi"),
@@ -80,6 +85,30 @@ def choices(args: Any) -> Iterator[tuple[str, str, str]]:
     if args.optimizer is not None:
         yield "optimizer", args.optimizer_type, "optimizer.type"
         yield "learning rate schedule", args.lr_decay_style, "lr_decay_style"
+
+
+# The other way round: which config values select a choice of a kind.
+SELECTED_BY: dict[str, Callable[[str], dict[str, Any]]] = {
+    "attention": lambda name: {"attention_config": [[[name], "all"]]},
+    "block": lambda name: {"attention_config": [[[name], "all"]]},
+    "router": lambda name: {"moe_router_type": name},
+    "norm": lambda name: {"norm": name},
+    "activation": lambda name: {"activation": name},
+    "positional embedding": lambda name: {"pos_emb": name},
+    "rope scaling": lambda name: {"rope_scaling": {"rope_type": name}},
+    "init method": lambda name: {"init_method": name, "output_layer_init_method": name},
+    "optimizer": lambda name: {"optimizer": {"type": name, "params": {"lr": 1e-3}}},
+    "learning rate schedule": lambda name: {"lr_decay_style": name},
+}
+
+
+def settings_of(kind: str, name: str) -> dict[str, Any]:
+    """Config values with which a tiny model uses a choice: those that select it, and its example."""
+    settings = SELECTED_BY[kind](name)
+    for key, value in registry.entry(kind, name).example.items():
+        both = isinstance(value, dict) and isinstance(settings.get(key), dict)
+        settings[key] = {**settings[key], **value} if both else value
+    return settings
 
 
 def refusals(args: Any, cached: bool = False) -> Iterator[str]:

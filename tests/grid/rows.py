@@ -4,22 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron import registry
-from megatron.neox_arguments.features import FEATURES
+from megatron.neox_arguments.features import FEATURES, SELECTED_BY, settings_of
 from tests.distributed.layouts import BASE
 
-# Which config values select a choice of a kind.
-SELECTED_BY = {
-    "attention": lambda name: {"attention_config": [[[name], "all"]]},
-    "block": lambda name: {"attention_config": [[[name], "all"]]},
-    "router": lambda name: {"moe_router_type": name},
-    "norm": lambda name: {"norm": name},
-    "activation": lambda name: {"activation": name},
-    "positional embedding": lambda name: {"pos_emb": name},
-    "rope scaling": lambda name: {"rope_scaling": {"rope_type": name}},
-    "init method": lambda name: {"init_method": name, "output_layer_init_method": name},
-    "optimizer": lambda name: {"optimizer": {"type": name, "params": {"lr": 1e-3}}},
-    "learning rate schedule": lambda name: {"lr_decay_style": name},
-}
 COLUMNS = {
     "single": {},
     "tp2": {"model_parallel_size": 2},
@@ -63,12 +50,9 @@ def processes(column: str) -> int:
 def rows() -> list[Row]:
     """All rows, in the order of the table."""
     found = []
-    for kind, select in SELECTED_BY.items():
+    for kind in SELECTED_BY:
         for name in registry.names(kind):
-            settings = {**select(name)}
-            for key, value in registry.entry(kind, name).example.items():
-                both = isinstance(value, dict) and isinstance(settings.get(key), dict)
-                settings[key] = {**settings[key], **value} if both else value
+            settings = settings_of(kind, name)
             found.append(Row(kind, name, settings))
             if kind in ALSO_PARALLEL:
                 found.append(Row(kind, f"{name}, gpt_j_residual", {**settings, "gpt_j_residual": True}))
