@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron.neox_arguments.markers import later, retired, runtime
+from megatron.neox_arguments.markers import retired, runtime
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 
@@ -95,20 +95,31 @@ class NeoXArgsTokenizer(NeoXArgsTemplate):
 class NeoXArgsMoE(NeoXArgsTemplate):
     """Mixture of experts."""
 
-    moe_num_experts: int = later(1)
-    """Experts per mixture layer; 1 means dense MLPs."""
+    moe_num_experts: int = 1
+    """Experts per mixture layer, divided over the tensor-parallel processes; 1 means dense MLPs. Experts have no biases;
+    they are as wide as a dense MLP without a gate (docs/experts.md)."""
 
-    moe_expert_interval: int = later(1)
+    moe_expert_interval: int = 1
     """Every layer whose index is a multiple of this has experts."""
 
-    moe_top_k: int = later(1)
+    moe_top_k: int = 1
     """Experts that each token is sent to."""
 
-    moe_router_type: Literal["sinkhorn", "topk"] = later("sinkhorn")
-    """How tokens are assigned to experts."""
+    moe_router_type: Literal["sinkhorn", "topk"] = "sinkhorn"
+    """How tokens are assigned to experts: the best scores of each token (topk), or in training a plan that also gives
+    all experts about as many tokens (sinkhorn)."""
 
-    moe_lbl_in_fp32: bool = later(False)
-    """Compute a load-balancing loss in fp32."""
+    moe_normalize_topk: bool = False
+    """Scale the weights of a token's experts so that their sum is 1, as Mixtral does; needs moe_top_k above 1."""
 
-    moe_jitter_eps: float | None = later(None)
-    """Relative noise on the router's input in training (topk router)."""
+    moe_aux_loss_coeff: float = 0.0
+    """Weight of the balance loss, E * sum_e f_e P_e of each mixture layer, in what is minimised (arXiv 2101.03961)."""
+
+    moe_z_loss_coeff: float = 0.0
+    """Weight of the mean squared logsumexp of the router's scores in what is minimised (arXiv 2202.08906)."""
+
+    moe_lbl_in_fp32: bool = False
+    """Compute the balance loss in fp32 instead of the number format of the activations."""
+
+    moe_jitter_eps: float | None = None
+    """Relative noise on the router's input in training: a factor between 1 - eps and 1 + eps (topk router)."""
