@@ -156,6 +156,7 @@ class ParallelLinear(torch.nn.Module):
             init_method=init_logical_rows(init_method, self.vocab_rows),
             seq_dim=1,
         )
+        self.final_linear.weight.is_table = True
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:
         """[b, s, h] -> (logits [b, s, V/tp or V], None)."""

@@ -47,6 +47,7 @@ class Embedding(torch.nn.Module):
             self.tokentype_embeddings = make_parameter(
                 ParameterSpec((num_tokentypes, hidden_size), init_method)
             )
+            self.tokentype_embeddings.is_table = True
 
     @property
     def word_embeddings_weight(self) -> torch.nn.Parameter:

@@ -39,6 +39,7 @@ class VocabParallelEmbedding(torch.nn.Module):
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.weight = make_parameter(ParameterSpec((num_embeddings, embedding_dim), init_method, shard_dim=0))
+        self.weight.is_table = True
         self.vocab_start_index, self.vocab_end_index = VocabUtility.vocab_range_from_global_vocab_size(
             num_embeddings, state.get_model_parallel_rank(), state.get_model_parallel_world_size()
         )

@@ -93,7 +93,8 @@ def make_parameter(spec: ParameterSpec, device: torch.device | str | None = None
     """This rank's part as an fp32 parameter with its spec attached.
 
     Attributes set: spec, model_parallel (whether it is cut; gradient norms count others once), partition_dim,
-    partition_stride. A layer built on its own gets its values here, from torch's default generator; a model defers
+    partition_stride. Attributes that the caller may set, for optimizers that look at matrices: is_table (rows stand for
+    tokens or positions), fused_matrices (see megatron.optimizers.muon). A layer built on its own gets its values here, from torch's default generator; a model defers
     that to initialize_parameters.
     """
     shape = spec.local_shape(state.get_model_parallel_world_size())

@@ -18,6 +18,7 @@ class LearnedPositionalEmbedding(torch.nn.Module):
         super().__init__()
         self.offset = offset
         self.weight = make_parameter(ParameterSpec((max_positions, size), init_method))
+        self.weight.is_table = True
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
         """int64 [b, s] -> [b, s, size]."""
