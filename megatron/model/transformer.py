@@ -13,12 +13,14 @@ from megatron import mpu
 from megatron.model.attention import ParallelSelfAttention
 from megatron.model.fused_bias_dropout import bias_dropout_add
 from megatron.model.mlp import ParallelMLP
+from megatron.model.moe import ParallelDroplessMoE
 from megatron.model.norms import get_norm
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size, mask_layout_padding
 from megatron.mpu.layers import reduce_partial, xavier_normal_
 from megatron.mpu.linear import linear_into_region
 from megatron.mpu.parameters import InitMethod
 from megatron.mpu.random import sharded_region
+from megatron.neox_arguments.experts import has_experts
 
 __all__ = [
     "NormPipe",
@@ -70,12 +72,14 @@ class ParallelTransformerLayer(torch.nn.Module):
             use_cache=use_cache,
             parallel_output=self.gpt_j_residual and mpu.get_model_parallel_world_size() > 1,
         )
-        self.mlp = ParallelMLP(
-            neox_args,
-            init_method,
-            output_layer_init_method,
-            parallel_output=self.gpt_j_residual and mpu.get_model_parallel_world_size() > 1,
-            multiple_of=neox_args.mlp_multiple_of,
+        self.mlp = self._make_mlp(neox_args, init_method, output_layer_init_method)
+
+    def _make_mlp(self, neox_args, init_method: InitMethod, output_init_method: InitMethod) -> torch.nn.Module:
+        parallel_output = self.gpt_j_residual and mpu.get_model_parallel_world_size() > 1
+        if has_experts(neox_args, self.layer_number):
+            return ParallelDroplessMoE(neox_args, init_method, output_init_method, parallel_output)
+        return ParallelMLP(
+            neox_args, init_method, output_init_method, parallel_output, multiple_of=neox_args.mlp_multiple_of
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:

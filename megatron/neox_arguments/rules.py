@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from megatron.common.hosts import find_hostfile
-from megatron.neox_arguments import block_sizes, curriculum, deepspeed_view
+from megatron.neox_arguments import block_sizes, curriculum, deepspeed_view, experts
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
@@ -127,6 +127,11 @@ def _mlp(args: Any) -> Iterator[str]:
             )
         elif inner % args.model_parallel_size:
             yield f"MLP width {inner} must be a multiple of model_parallel_size={args.model_parallel_size}"
+
+
+@rule(*experts.KEYS)
+def _experts(args: Any) -> Iterator[str]:
+    yield from experts.problems(args)
 
 
 @rule("rotary_pct", "pos_emb", "hidden_size", "num_attention_heads", "head_dim")
