@@ -7,6 +7,7 @@ import torch
 from megatron import mpu
 from megatron.common import device
 from megatron.common.console import print_rank_0
+from megatron.engine.auxiliary import scale_auxiliary_losses
 from megatron.engine.clipping import clip_gradients
 from megatron.learning_rates import AnnealingLR
 from megatron.model import GPT2ModelPipe, build_sequential, get_params_for_weight_decay_optimization
@@ -93,6 +94,7 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
         engine.set_has_attention_mask(False)
     engine.checkpoint_engine = SafeCheckpointEngine()
     engine.clip_fp32_gradients = partial(clip_gradients, engine)
+    scale_auxiliary_losses(engine)
     if engine.dp_world_size == 1 and not engine.zero_optimization():
         # A group of one has nothing to reduce, but DeepSpeed would copy all gradients into buckets and back.
         engine.enable_backward_allreduce = engine.pipeline_enable_backward_allreduce = False

@@ -8,6 +8,7 @@ import torch
 
 from megatron.common import device
 from megatron.common.console import human_duration, print_rank_0, warn
+from megatron.logging.experts import balance_metrics
 from megatron.logging.flops import (
     hardware_flops_per_iteration,
     human_readable_flops,
@@ -44,7 +45,7 @@ def training_log(
     _accumulate(total_loss_dict, loss_dict, skipped_iter)
     if iteration % neox_args.log_interval:
         return report_memory_flag
-    values = _interval_means(total_loss_dict)
+    values = _interval_means(total_loss_dict) | balance_metrics(neox_args, model)
     seconds = timers("interval time").elapsed() / neox_args.log_interval
     waited = timers("data wait").elapsed() / neox_args.log_interval
     first = iteration - neox_args.log_interval + 1
