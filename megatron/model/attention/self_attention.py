@@ -65,6 +65,8 @@ class ParallelSelfAttention(torch.nn.Module):
             init_method=init_method,
             blocks=sections if self.layout.grouped else (),
         )
+        if not self.layout.grouped:
+            self.query_key_value.weight.fused_matrices = (self.layout.queries, 3)
         self.q_layernorm = self.k_layernorm = None
         if neox_args.use_qk_layernorm:
             self.q_layernorm, self.k_layernorm = (_head_norm(neox_args, self.layout.size) for _ in range(2))

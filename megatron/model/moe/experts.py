@@ -41,6 +41,7 @@ class ParallelGroupedMLP(torch.nn.Module):
             init = _by_expert(output_layer_init_method if name == "w2" else init_method, experts)
             spec = mpu.ParameterSpec((experts * self.width, self.hidden_size), init, shard_dim=0)
             self.register_parameter(name, mpu.make_parameter(spec))
+            getattr(self, name).fused_matrices = (1, experts)
 
     def matrices(self, name: str) -> torch.Tensor:
         """[E/tp, f, h]."""
