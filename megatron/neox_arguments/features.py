@@ -40,7 +40,11 @@ FEATURES = {
         "checkpoint_activations", lambda args: args.checkpoint_activations, {"checkpoint_activations": True}
     ),
     "grouped heads": Feature("num_kv_heads", _grouped, {"num_kv_heads": 1}),
-    "sliding window": Feature("sliding_window_width", lambda args: args.sliding_window_width is not None),
+    "sliding window": Feature(
+        "sliding_window_width",
+        lambda args: args.sliding_window_width is not None,
+        {"sliding_window_width": 5},
+    ),
     "query-key norm": Feature(
         "use_qk_layernorm", lambda args: args.use_qk_layernorm, {"use_qk_layernorm": True}
     ),
@@ -59,6 +63,9 @@ FEATURES = {
     ),
     "tied output": Feature(
         "no_weight_tying: false", lambda args: not args.no_weight_tying, {"no_weight_tying": False}
+    ),
+    "shared layers": Feature(
+        "num_unique_layers", lambda args: args.num_unique_layers is not None, {"num_unique_layers": 1}
     ),
     "mixture of experts": Feature("moe_num_experts", lambda args: args.moe_num_experts > 1),
     "hidden dropout": Feature("hidden_dropout", lambda args: args.hidden_dropout > 0),

@@ -48,6 +48,7 @@ def sparsity_problems(config: dict | None, kinds: list[str]) -> Iterator[str]:
     known = {option for options in SPARSITY_OPTIONS.values() for option in options}
     read = {option for kind in sparse for option in SPARSITY_OPTIONS[kind]}
     sound = True
+    problem: str | None
     for option, value in config.items():
         if option not in known:
             close = nearest(str(option), known)
@@ -62,7 +63,7 @@ def sparsity_problems(config: dict | None, kinds: list[str]) -> Iterator[str]:
             yield f"sparsity_config: {option} {problem}"
     if sound:
         for kind in sparse:
-            yield from _combinations(kind, sparsity_options(kind, config), config)
+            yield from _combinations(kind, sparsity_options(kind, config), config, sparse)
 
 
 def _value_problem(option: str, value: Any) -> str | None:
@@ -82,12 +83,11 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _combinations(kind: str, options: dict[str, Any], given: dict) -> Iterator[str]:
+def _combinations(kind: str, options: dict[str, Any], given: dict, kinds: list[str]) -> Iterator[str]:
     if kind == "local" and options["window"] is not None:
-        for other in ("block", "num_local_blocks", "num_sliding_window_blocks"):
-            # A layer of another kind may be what reads it.
-            if other in given and not any(
-                other in SPARSITY_OPTIONS[k] for k in SPARSITY_OPTIONS if k != "local"
+        for other in ("num_local_blocks", "num_sliding_window_blocks"):
+            if other in given and all(
+                other not in SPARSITY_OPTIONS[reader] for reader in kinds if reader != kind
             ):
                 yield f"sparsity_config: window and {other} both set the window of local layers; keep one"
     if kind == "sparse_fixed":
@@ -104,10 +104,8 @@ def _combinations(kind: str, options: dict[str, Any], given: dict) -> Iterator[s
             yield (
                 f"sparsity_config: num_different_global_patterns={patterns} needs different_layout_per_head: true"
             )
-    ends, starts = options.get("global_block_end_indices"), options.get("global_block_indices")
-    if ends is not None and (
-        len(ends) != len(starts) or any(end <= start for start, end in zip(starts, ends, strict=True))
-    ):
+    ends, starts = options.get("global_block_end_indices"), options.get("global_block_indices", [])
+    if ends and (len(ends) != len(starts) or any(map(int.__le__, ends, starts))):
         yield (
             f"sparsity_config: global_block_end_indices={ends} must give an end above each of "
             f"global_block_indices={starts}"

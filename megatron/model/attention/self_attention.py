@@ -81,7 +81,9 @@ class ParallelSelfAttention(torch.nn.Module):
         self.rpe = in_scores if isinstance(in_scores, torch.nn.Module) else None
         self.attend = make_backend(
             pattern_of_layer(neox_args, layer_number, in_scores),
-            Demands(self.layout.size, neox_args.params_dtype, self.dropout),
+            Demands(
+                self.layout.size, neox_args.params_dtype, self.dropout, isolated=neox_args.isolate_documents
+            ),
         )
         self.dense = mpu.RowParallelLinear(
             neox_args,
@@ -94,23 +96,33 @@ class ParallelSelfAttention(torch.nn.Module):
             parallel_output=parallel_output,
         )
 
-    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden [s, b, h] (normalised) -> ([s, b, h], bias still to be added or None)."""
+    def forward(
+        self, hidden: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden [s, b, h] (normalised) -> ([s, b, h], bias still to be added or None).
+
+        positions: int64 [b, s], where documents are isolated, counted from 0 in each; there is no cache then.
+        """
         qkv = self.layout.whole_heads(self.query_key_value(hidden)[0])
         length, batch = qkv.shape[:2]
         past = self.cache.length if self.use_cache else 0
-        query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in self._project(qkv, past))
+        heads = self._project(qkv, past, positions)
+        query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in heads)
         if self.use_cache:
             key, value = self.cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
         with sharded_region() if dropout else contextlib.nullcontext():
-            context = self.attend(query, key, value, scale=self.scale, dropout=dropout)
+            context = self.attend(
+                query, key, value, scale=self.scale, dropout=dropout, positions=positions
+            )
         return self.dense(context.permute(2, 0, 1, 3).reshape(length, batch, -1))
 
-    def _project(self, qkv: torch.Tensor, past: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q, k, v [s, b, heads, d] of the fused projection; q and k normalised, and rotated to positions past, past+1,
-        ..."""
-        tables = self._rotations(qkv, past) if self.rotary_emb is not None else None
+    def _project(
+        self, qkv: torch.Tensor, past: int, positions: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q, k, v [s, b, heads, d] of the fused projection; q and k normalised, and rotated to `positions`, or to past,
+        past+1, ..."""
+        tables = self._rotations(qkv, past, positions) if self.rotary_emb is not None else None
         if self.q_layernorm is None and tables is not None:
             return split_and_rotate(qkv, self.layout.split, *tables)
         query, key, value = self.layout.split(qkv)
@@ -120,10 +132,15 @@ class ParallelSelfAttention(torch.nn.Module):
             query, key = rotate(query, *tables), rotate(key, *tables)
         return query, key, value
 
-    def _rotations(self, qkv: torch.Tensor, past: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin, [s, 1, 1, rotated/2]."""
+    def _rotations(
+        self, qkv: torch.Tensor, past: int, positions: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin, [s, 1, 1, rotated/2]; [s, b, 1, rotated/2] where rows have positions of their own."""
         cos, sin = self.rotary_emb.half_tables(past + qkv.shape[0], qkv.dtype, qkv.device)
-        return cos[past:], sin[past:]
+        if positions is None:
+            return cos[past:], sin[past:]
+        rows = positions.t()
+        return cos[rows].squeeze(2), sin[rows].squeeze(2)
 
     def clear_cache(self) -> None:
         """Forget all keys and values."""
