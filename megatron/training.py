@@ -252,7 +252,8 @@ def collect_loss_for_unit_test(lm_ss: torch.Tensor) -> None:
 
 def train_step_pipe(neox_args, timers, model, data_iterator) -> dict[str, torch.Tensor]:
     """One step of DeepSpeed's pipeline schedule."""
-    return {"lm_loss": model.train_batch(data_iter=data_iterator)}
+    loss = model.train_batch(data_iter=data_iterator)
+    return {"lm_loss": loss, **(model.get_additional_losses() or {})}
 
 
 def _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, reference_model):
@@ -269,7 +270,7 @@ def _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, r
         timers("optimizer").start()
         model.step()
         timers("optimizer").stop()
-        micro_batches.append({**metrics, "lm_loss": loss.detach()})
+        micro_batches.append({"lm_loss": loss.detach(), **metrics})
     return _mean_over_replicas(micro_batches)
 
 
@@ -343,7 +344,7 @@ def evaluate(
             loss, metrics = forward_step_fn(
                 data_iterator, model, neox_args, timers, reference_model=reference_model
             )
-            collected.append({**metrics, "lm_loss": loss.detach()})
+            collected.append({"lm_loss": loss.detach(), **metrics})
     model.train()
     results = {name: float(value) for name, value in _mean_over_replicas(collected).items()}
     results["lm_loss_ppl"] = perplexity(results["lm_loss"])

@@ -79,7 +79,7 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
     optimizer, _ = get_optimizer(model, neox_args)
     scheduler = get_learning_rate_scheduler(optimizer, neox_args)
     if neox_args.is_pipe_parallel:
-        model.loss_fn = lambda outputs, targets: objective.loss(outputs, targets).value
+        attach_objective(model, objective)
     engine, optimizer, _, scheduler = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -104,6 +104,21 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
     count = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
     print_rank_0(f"parameters of this rank: {count:,}")
     return engine, optimizer, scheduler
+
+
+def attach_objective(model: torch.nn.Module, objective: Objective) -> None:
+    """Give a pipeline its loss function; DeepSpeed takes the metrics to all stages as "additional losses"."""
+    # Asked for after every loss on the last stage, and on the others for the names only.
+    metrics: dict[str, torch.Tensor | None] = dict.fromkeys(objective.metric_names)
+
+    def loss_function(outputs: torch.Tensor, targets) -> torch.Tensor:
+        loss = objective.loss(outputs, targets)
+        # An evaluation may have fewer metrics, and makes no use of them.
+        metrics.update({name: loss.metrics.get(name, torch.zeros_like(loss.value)) for name in metrics})
+        return loss.value
+
+    model.loss_fn = loss_function
+    model.get_additional_losses = lambda: metrics or None
 
 
 def engine_config(neox_args) -> dict:

@@ -36,8 +36,12 @@ def cross_entropy(
     """
     labels, loss_mask = labels
     dtype = output.dtype if _fp16 else torch.float32
-    losses = mpu.vocab_parallel_cross_entropy(output, labels, dtype)
-    loss_mask = loss_mask.to(dtype)
+    return masked_mean(mpu.vocab_parallel_cross_entropy(output, labels, dtype), loss_mask)
+
+
+def masked_mean(losses: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
+    """Mean of [b, s] where the mask is not 0, a scalar of the dtype of `losses`; 0 where nothing counts."""
+    loss_mask = loss_mask.to(losses.dtype)
     count = loss_mask.sum()
     return (losses * loss_mask).sum() / torch.where(count > 0, count, torch.ones_like(count))
 

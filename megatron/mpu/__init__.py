@@ -4,7 +4,10 @@ The module itself serves as the `mpu` argument of deepspeed.initialize.
 """
 
 from megatron.mpu.checkpointing import checkpoint, configure_checkpointing
-from megatron.mpu.cross_entropy import vocab_parallel_cross_entropy
+from megatron.mpu.cross_entropy import (
+    vocab_parallel_cross_entropy,
+    vocab_parallel_cross_entropy_with_z_loss,
+)
 from megatron.mpu.data import broadcast_data
 from megatron.mpu.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from megatron.mpu.mappings import (
@@ -125,4 +128,5 @@ __all__ = [
     "split_tensor_along_last_dim",
     "use",
     "vocab_parallel_cross_entropy",
+    "vocab_parallel_cross_entropy_with_z_loss",
 ]

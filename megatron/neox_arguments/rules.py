@@ -52,6 +52,7 @@ NOT_NEGATIVE = (
     "gradient_clipping",
     "weight_decay",
     "min_lr",
+    "z_loss",
     "temperature",
     "top_k",
     "maximum_tokens",
@@ -89,7 +90,12 @@ for _key in REQUIRED:
 
 
 @rule(
-    "attention_config", "hidden_size", "num_attention_heads", "num_kv_heads", "head_dim", "model_parallel_size"
+    "attention_config",
+    "hidden_size",
+    "num_attention_heads",
+    "num_kv_heads",
+    "head_dim",
+    "model_parallel_size",
 )
 def _heads(args: Any) -> Iterator[str]:
     if block_sizes.has_heads(args):

@@ -2,7 +2,9 @@
 
 import torch
 
+from megatron import mpu
 from megatron.model import cross_entropy
+from megatron.model.gpt2_model import masked_mean
 from megatron.objectives.base import Loss
 from megatron.registry import register
 
@@ -31,6 +33,8 @@ class Pretrain:
         self.eod_mask_loss = neox_args.eod_mask_loss
         self.eod_token = neox_args.tokenizer.eod if neox_args.eod_mask_loss else -1
         self.half_precision_loss = neox_args.fp16_lm_cross_entropy
+        self.z_loss = neox_args.z_loss
+        self.metric_names = ("lm_loss", "z_loss") if self.z_loss else ()
 
     def collate(self, batch: dict[str, torch.Tensor]):
         """-> ((tokens, position_ids), (labels, loss_mask)), each [b, s]."""
@@ -44,5 +48,14 @@ class Pretrain:
         return (tokens, position_ids.contiguous()), (labels, loss_mask)
 
     def loss(self, outputs: torch.Tensor, targets) -> Loss:
-        """outputs: logits [b, s, V/tp]; targets: (labels int64, loss_mask float32), each [b, s]."""
-        return Loss(cross_entropy(outputs, targets, _fp16=self.half_precision_loss))
+        """outputs: logits [b, s, V/tp]; targets: (labels int64, loss_mask float32), each [b, s].
+
+        The z-loss belongs to training: it is left out where no gradient is wanted, and of the logged lm_loss.
+        """
+        if not (self.z_loss and torch.is_grad_enabled()):
+            return Loss(cross_entropy(outputs, targets, _fp16=self.half_precision_loss))
+        labels, loss_mask = targets
+        dtype = outputs.dtype if self.half_precision_loss else torch.float32
+        losses, z_losses = mpu.vocab_parallel_cross_entropy_with_z_loss(outputs, labels, self.z_loss, dtype)
+        value, z_loss = masked_mean(losses, loss_mask), masked_mean(z_losses, loss_mask)
+        return Loss(value, {"lm_loss": value.detach() - z_loss, "z_loss": z_loss})

@@ -145,8 +145,9 @@ class TrainingObjective(NeoXArgsTemplate):
     kto_undesirable_weight: float = later(1.0)
     """Weight of samples with a negative reward."""
 
-    z_loss: float = later(0.0)
-    """Penalty on the square of a reward model's scores."""
+    z_loss: float = 0.0
+    """Weight of the mean squared log of the softmax's denominator in a language model's loss (arXiv 2204.02311; 1e-4
+    is usual), or of the squared scores in a reward model's."""
 
     kto_beta: float = later(0.1)
     """KTO temperature (arXiv 2402.01306)."""

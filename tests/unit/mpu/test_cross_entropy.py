@@ -47,6 +47,30 @@ def test_loss_and_gradient_equal_double_precision(dtype, chunking):
     torch.testing.assert_close(leaf.grad.double(), expected_gradient, rtol=tolerance, atol=tolerance)
 
 
+def reference_with_z_loss(logits, target, weight, z_loss):
+    """(loss, z-loss, gradient) by the formula, in double precision."""
+    leaf = logits.double().requires_grad_()
+    log_sum = leaf.exp().sum(-1).log()
+    z_losses = z_loss * log_sum**2
+    losses = log_sum - leaf.gather(-1, target.unsqueeze(-1)).squeeze(-1) + z_losses
+    (losses * weight).sum().backward()
+    return losses.detach(), z_losses.detach(), leaf.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_z_loss_and_its_gradient_equal_the_formula(dtype, chunking):
+    logits, target, weight = sample(dtype)
+    expected, expected_z, expected_gradient = reference_with_z_loss(logits, target, weight, 0.1)
+    leaf = logits.clone().requires_grad_()
+    losses, z_losses = mpu.vocab_parallel_cross_entropy_with_z_loss(leaf, target, 0.1)
+    (losses * weight).sum().backward()
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(z_losses.double(), expected_z, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(leaf.grad.double(), expected_gradient, rtol=tolerance, atol=tolerance)
+    assert not z_losses.requires_grad
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_callers_logits_are_left_alone(dtype, chunking):
     logits, target, weight = sample(dtype)
@@ -82,6 +106,26 @@ def test_a_vocabulary_cut_over_ranks_gives_the_same_loss_and_gradient(dtype):
     for loss, _ in ranks:
         torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=tolerance, atol=tolerance)
+
+
+def shard_with_z_loss():
+    mpu.initialize_model_parallel(2)
+    logits, target, weight = sample()
+    logits = F.pad(logits, (0, 1), value=-torch.inf)
+    leaf = logits.chunk(2, -1)[mpu.get_model_parallel_rank()].clone().requires_grad_()
+    losses, z_losses = mpu.vocab_parallel_cross_entropy_with_z_loss(leaf, target, 0.1)
+    (losses * weight).sum().backward()
+    return losses.detach(), z_losses, leaf.grad
+
+
+def test_z_loss_of_a_vocabulary_cut_over_ranks_is_that_of_the_whole():
+    ranks = run_distributed(shard_with_z_loss, 2)
+    expected, expected_z, expected_gradient = reference_with_z_loss(*sample(), 0.1)
+    for losses, z_losses, _ in ranks:
+        torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(z_losses.double(), expected_z, rtol=1e-5, atol=1e-5)
+    gradient = torch.cat([rank[2] for rank in ranks], -1)[..., :11]
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_mean_is_over_the_tokens_that_count():

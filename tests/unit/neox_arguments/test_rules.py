@@ -12,6 +12,7 @@ BAD = [
     ({"train_iters": -5}, "train_iters=-5 must be above 0"),
     ({"num_workers": -1}, "num_workers=-1 must not be negative"),
     ({"seed": 0}, "seed=0 must be above 0"),
+    ({"z_loss": -0.1}, "z_loss=-0.1 must not be negative"),
     ({"hidden_dropout": 1.5}, "hidden_dropout=1.5 must lie between 0 and 1"),
     ({"warmup": -0.1}, "warmup=-0.1 must lie between 0 and 1"),
     ({"hidden_size": 66}, "hidden_size=66 must be a multiple of num_attention_heads=4"),
