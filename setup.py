@@ -23,6 +23,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.16"],
     "comet": ["comet-ml>=3.45"],
     "flashattention": ["flash-attn>=2.5"],
+    "transformerengine": ["transformer-engine[pytorch]>=2.0"],
     "s3": ["boto3>=1.28"],
     "hf": ["transformers>=5,<6", "safetensors>=0.4"],
     "spm": ["sentencepiece>=0.2"],
@@ -41,10 +42,9 @@ EXTRAS["dev"] = [
     "types-PyYAML",
     "types-tqdm",
 ]
-# flash-attn compiles CUDA code while it installs, so "all" leaves it to the extra of its own.
-EXTRAS["all"] = sorted(
-    {name for extra, names in EXTRAS.items() if extra != "flashattention" for name in names}
-)
+# These compile CUDA code while they install, so "all" leaves them to the extras of their own.
+COMPILED = ("flashattention", "transformerengine")
+EXTRAS["all"] = sorted({name for extra, names in EXTRAS.items() if extra not in COMPILED for name in names})
 
 if __name__ == "__main__":
     setup(

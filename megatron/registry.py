@@ -53,6 +53,7 @@ class Entry:
         capabilities: what else the choice declares, in a form that its kind defines.
         lacks: features it cannot be combined with -> why not (the end of the sentence "it does not support ...: ").
         example: config values, beside the key that selects it, with which a tiny model makes use of it.
+        needs: optional package without which it cannot be had, so that nothing tries it where that is not installed.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Entry:
     capabilities: Any = None
     lacks: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
 
 
 _ENTRIES: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
@@ -73,11 +75,12 @@ def register(
     capabilities: Any = None,
     lacks: Mapping[str, str] | None = None,
     example: Mapping[str, Any] | None = None,
+    needs: str = "",
 ) -> Callable[[Choice], Choice]:
     """Register the decorated object as choice `name` (and aliases) of `kind`; see Entry. Names are case-insensitive."""
 
     def add(value: Choice) -> Choice:
-        entry = Entry(name, value, capabilities, lacks or {}, example or {})
+        entry = Entry(name, value, capabilities, lacks or {}, example or {}, needs)
         for spelling in (name, *aliases):
             previous = _ENTRIES[kind].setdefault(spelling.lower(), entry)
             assert previous is entry, f"{kind} {spelling!r} is registered twice"

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from megatron import mpu
-from megatron.model.norms import LayerNorm
+from megatron.model.norms import norm_classes
+from megatron.model.sharing import each_once
 from megatron.mpu import collectives
 
-NORM_CLASSES = (LayerNorm,)
+NORM_CLASSES = norm_classes()
 
 
 def exists(x: Any) -> bool:
@@ -66,7 +67,10 @@ def run_layers(
     layers: Iterable[Callable], inputs: Any, interval: int, checkpoint: Callable[..., Any] = mpu.checkpoint
 ) -> Any:
     """Apply layers in order. With interval > 0, neighbouring layers that have `recompute` set are recomputed in the
-    backward pass, in stretches of at most `interval`."""
+    backward pass, in stretches of at most `interval`.
+
+    Args: checkpoint: like mpu.checkpoint, of a function that gives one tensor.
+    """
     layers = list(layers)
     at = 0
     while at < len(layers):
@@ -74,7 +78,11 @@ def run_layers(
         if interval > 0 and torch.is_grad_enabled() and _recomputable(layers[at]):
             while end < len(layers) and end - at < interval and _recomputable(layers[end]):
                 end += 1
-            inputs = checkpoint(_Stretch(layers[at:end]), inputs)
+            stretch = _Stretch(layers[at:end])
+            if isinstance(inputs, tuple):
+                inputs = (checkpoint(stretch, *inputs), *inputs[1:])
+            else:
+                inputs = checkpoint(stretch, inputs)
         else:
             inputs = layers[at](inputs)
         at = end
@@ -86,15 +94,16 @@ def _recomputable(layer: Callable) -> bool:
 
 
 class _Stretch:
-    """Neighbouring layers as one function."""
+    """Neighbouring layers as one function of hidden states, and of what passes through them unchanged."""
 
     def __init__(self, layers: list[Callable]):
         self.layers = layers
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, *constant: torch.Tensor) -> torch.Tensor:
+        inputs = (hidden, *constant) if constant else hidden
         for layer in self.layers:
-            hidden = layer(hidden)
-        return hidden
+            inputs = layer(inputs)
+        return inputs[0] if constant else inputs
 
 
 class InferenceModes:
@@ -111,22 +120,29 @@ class InferenceModes:
         """Evaluation mode, logits gathered over the tensor-parallel ranks, keys and values cached if asked for."""
         self.eval()
         # A single new token cannot be cut over the ranks, so inference leaves the sequence whole.
-        self._set_modes(use_cache=use_cache, parallel_output=False, sequence_parallel=False)
+        self._set_modes(use_cache=use_cache, parallel_output=False, sequence_parallel=False, generating=True)
 
     def train_mode(self) -> None:
         """Training mode as the model was built."""
         self.train()
         self._set_modes(
-            use_cache=False, parallel_output=self.parallel_output, sequence_parallel=self.sequence_parallel
+            use_cache=False,
+            parallel_output=self.parallel_output,
+            sequence_parallel=self.sequence_parallel,
+            generating=False,
         )
 
-    def _set_modes(self, use_cache: bool, parallel_output: bool, sequence_parallel: bool) -> None:
+    def _set_modes(
+        self, use_cache: bool, parallel_output: bool, sequence_parallel: bool, generating: bool
+    ) -> None:
         self.clear_cache()
         for module in self.modules():
             if module is not self and hasattr(module, "sequence_parallel"):
                 module.sequence_parallel = sequence_parallel
             if hasattr(module, "use_cache"):
                 module.use_cache = use_cache
+            if hasattr(module, "generating"):
+                module.generating = generating
         for layer in self.output_layers():
             layer.parallel_output = parallel_output
             if hasattr(layer, "sequence_parallel"):
@@ -181,8 +197,11 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
 
     def logical_named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """(layer index.path, parameter), the names under which every layout knows them."""
-        for name, parameter in self.sequential.named_parameters():
-            yield name, parameter
+        return each_once(self.placed_named_parameters())
+
+    def placed_named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """(layer index.path, parameter); a parameter of several layers once for each."""
+        yield from self.sequential.named_parameters(remove_duplicate=False)
 
     def forward(
         self, forward_input: tuple[torch.Tensor, torch.Tensor], curriculum_seqlen: int | None = None
@@ -203,6 +222,11 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         )
 
 
+def norms(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """All norms inside, of whatever kind."""
+    return [found for found in module.modules() if isinstance(found, NORM_CLASSES)]
+
+
 def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args) -> list[dict[str, Any]]:
     """Optimizer groups: matrices decay; biases, norm parameters and those with `_no_weight_decay` do not.
 
@@ -212,14 +236,13 @@ def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args)
     decayed: list[torch.nn.Parameter] = []
     undecayed: list[torch.nn.Parameter] = []
     seen: set[int] = set()
+    of_norms = {id(parameter) for norm in norms(module) for parameter in norm.parameters()}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            plain = (
-                isinstance(owner, NORM_CLASSES) or name == "bias" or hasattr(parameter, "_no_weight_decay")
-            )
+            plain = id(parameter) in of_norms or name == "bias" or hasattr(parameter, "_no_weight_decay")
             (undecayed if plain or neox_args.weight_decay == 0.0 else decayed).append(parameter)
     fixed = {"params": undecayed, "weight_decay": 0.0, "name": "no_weight_decay_params"}
     if neox_args.weight_decay == 0.0:
@@ -230,14 +253,14 @@ def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args)
 def mark_norms_for_sequence_parallel_grad_sync(module: torch.nn.Module, neox_args) -> None:
     """Sum over the tensor-parallel group, once, the gradients of replicated parameters that see only a part of what
     they act on: with sequence parallelism, norms and whatever has `sequence_parallel` set (biases of row-parallel
-    layers) see a part of the sequence (but a norm with `sees_all` sees it whole); what has `sees_own_heads` set sees the heads of its rank. Calling it again
-    changes nothing.
+    layers) see a part of the sequence (but a norm with `sees_all` sees it whole); what has `sees_own_heads` set sees
+    the heads of its rank. Calling it again changes nothing.
     """
     if mpu.get_model_parallel_world_size() == 1:
         return
-    for owner in module.modules():
-        if neox_args.sequence_parallel and isinstance(owner, NORM_CLASSES) and not hasattr(owner, "sees_all"):
-            for parameter in owner.parameters(recurse=False):
+    for norm in norms(module):
+        if neox_args.sequence_parallel and not hasattr(norm, "sees_all"):
+            for parameter in norm.parameters():
                 parameter.sequence_parallel = True
     for parameter in module.parameters():
         partial = getattr(parameter, "sequence_parallel", False) or hasattr(parameter, "sees_own_heads")

@@ -61,6 +61,7 @@ FEATURES = {
     "shared norm": Feature(
         "gpt_j_tied", lambda args: args.gpt_j_tied, {"gpt_j_residual": True, "gpt_j_tied": True}
     ),
+    "norms without biases": Feature("use_bias_in_norms: false", lambda args: not args.use_bias_in_norms),
     "tied output": Feature(
         "no_weight_tying: false", lambda args: not args.no_weight_tying, {"no_weight_tying": False}
     ),

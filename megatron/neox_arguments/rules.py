@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from megatron.common.hosts import find_hostfile
-from megatron.neox_arguments import block_sizes, curriculum, deepspeed_view, experts
+from megatron.neox_arguments import block_sizes, curriculum, deepspeed_view, experts, schedule_options
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
+from megatron.neox_arguments.sparsity import sparsity_problems
 from megatron.neox_arguments.steps import Steps
 from megatron.neox_arguments.suggestions import nearest
 
@@ -19,6 +20,7 @@ POSITIVE = (
     *REQUIRED,
     "seq_length",
     "num_kv_heads",
+    "sliding_window_width",
     "head_dim",
     "attention_softmax_scale",
     "gmlp_attn_dim",
@@ -42,6 +44,8 @@ POSITIVE = (
     "steps_per_print",
     "peak_theoretical_tflops",
     "layernorm_epsilon",
+    "rms_norm_epsilon",
+    "scalenorm_epsilon",
     "init_method_std",
 )
 NOT_NEGATIVE = (
@@ -179,6 +183,13 @@ def _curriculum(args: Any) -> Iterator[str]:
         yield from curriculum.problems(args)
 
 
+@rule("num_unique_layers", "num_layers")
+def _shared_layers(args: Any) -> Iterator[str]:
+    unique, layers = args.num_unique_layers, args.num_layers
+    if unique is not None and layers and (unique < 1 or layers % unique):
+        yield f"num_unique_layers={unique} must be at least 1 and divide num_layers={layers}"
+
+
 @rule("num_layers", "pipe_parallel_size")
 def _stages(args: Any) -> Iterator[str]:
     if args.num_layers and args.num_layers > 0 and args.pipe_parallel_size > args.num_layers:
@@ -193,6 +204,11 @@ def _attention_kinds(args: Any) -> Iterator[str]:
             close = nearest(kind, ATTENTION_TYPE_CHOICES)
             hint = f"; did you mean {close!r}?" if close else ""
             yield f"attention_config: unknown kind {kind!r}: choose among {', '.join(ATTENTION_TYPE_CHOICES)}{hint}"
+
+
+@rule("sparsity_config", "attention_config")
+def _sparsity(args: Any) -> Iterator[str]:
+    yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
 
 
 @rule("gpt_j_residual", "gpt_j_tied")
@@ -218,10 +234,15 @@ def _schedule_source(args: Any) -> Iterator[str]:
         yield "override_lr_scheduler and use_checkpoint_lr_scheduler contradict each other; set one"
 
 
-@rule("lr_decay_iters", "lr_decay_fraction")
-def _schedule_length(args: Any) -> Iterator[str]:
-    if args.lr_decay_iters is not None and args.lr_decay_fraction is not None:
-        yield "lr_decay_iters and lr_decay_fraction both set the length of the schedule; keep one"
+@rule(*schedule_options.KEYS)
+def _schedule(args: Any) -> Iterator[str]:
+    yield from schedule_options.problems(args)
+
+
+@rule("use_bnb_optimizer", "optimizer_type")
+def _eight_bit(args: Any) -> Iterator[str]:
+    if args.use_bnb_optimizer and args.optimizer_type not in ("adam", "adamw"):
+        yield f"use_bnb_optimizer gives Adam 8-bit states; it needs optimizer.type: adam, not {args.optimizer_type}"
 
 
 @rule("zero_stage", "pipe_parallel_size")

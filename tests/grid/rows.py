@@ -48,10 +48,12 @@ def processes(column: str) -> int:
 
 
 def rows() -> list[Row]:
-    """All rows, in the order of the table."""
+    """All rows, in the order of the table; none for choices of optional packages."""
     found = []
     for kind in SELECTED_BY:
         for name in registry.names(kind):
+            if registry.entry(kind, name).needs:
+                continue
             settings = settings_of(kind, name)
             found.append(Row(kind, name, settings))
             if kind in ALSO_PARALLEL:

@@ -26,19 +26,31 @@ class ModelBlocks(NeoXArgsTemplate):
     """What attention scores are multiplied by before the softmax; one over the square root of a head's size when unset.
     GPT-Neo uses 1.0."""
 
-    sliding_window_width: int | None = later(None)
-    """Number of most recent keys, itself included, that a query sees."""
+    sliding_window_width: int | None = None
+    """Number of most recent keys, its own included, that a query sees in every attention layer (GPT-NeoX: one more
+    without flash attention). For some layers only, see `local` in sparsity_config."""
 
     use_qk_layernorm: bool = False
     """Normalise queries and keys, each head on its own, before positions are applied. Queries and keys have a norm each
     (GPT-NeoX: one for both, over all heads of a rank together, which depends on model_parallel_size)."""
 
+    isolate_documents: bool = False
+    """Keep the documents of a packed sample apart: a token sees, and counts its position from, the first token after
+    the last end-of-document token. In generation the whole text is one document."""
+
     attention_config: list | None = None
     """Attention kind of each layer: `[[[kind, ...], repeats], ...]`, where repeats may be "all", or one kind per layer.
-    `global` and `flash` both mean causal attention through the attention back-end (torch SDPA)."""
+    `global` and `flash` both mean causal attention over the whole sequence; `local`, `sparse_fixed`, `sparse_variable`,
+    `bigbird` and `bslongformer` see part of it, see sparsity_config."""
 
-    sparsity_config: dict | None = later(None)
-    """Options of block-sparse attention layers."""
+    sparsity_config: dict | None = None
+    """Options of sparse attention layers, in blocks of `block` (16) positions. All but local: different_layout_per_head
+    (false). local: `window`, the exact number of keys that a query sees, its own included; or num_local_blocks, else
+    num_sliding_window_blocks (4), blocks up to the own one. sparse_fixed: num_local_blocks (4), num_global_blocks (1),
+    num_different_global_patterns (1). sparse_variable: local_window_blocks ([4]), global_block_indices ([0]),
+    global_block_end_indices, num_random_blocks (0). bigbird: num_sliding_window_blocks (3), num_global_blocks (1),
+    num_random_blocks (1). bslongformer: num_sliding_window_blocks (3), global_block_indices ([0]),
+    global_block_end_indices."""
 
     activation: Literal[
         "gelu",
@@ -75,8 +87,9 @@ class ModelBlocks(NeoXArgsTemplate):
     """A hint without effect on results: rotary positions are applied by one routine in every case."""
 
     apply_query_key_layer_scaling: bool = False
-    """A hint without effect on results: scores divided by the layer number and multiplied back before the softmax avoid
-    half-precision overflow, which the attention back-end's fp32 scores already rule out."""
+    """Divide scores by the layer number and multiply them back before the softmax. For the scores it is a hint without
+    effect: the half-precision overflow that it avoids is ruled out by the attention back-ends' fp32 scores. But what
+    pos_emb alibi or rpe adds in between is multiplied by the layer number."""
 
     attention_softmax_in_fp32: bool = False
     """A hint without effect on results: the attention back-end always computes the softmax in fp32."""
@@ -91,7 +104,7 @@ class ModelBlocks(NeoXArgsTemplate):
     """With gpt_j_residual, feed both branches from one shared norm instead of two."""
 
     use_bias_in_norms: bool = True
-    """Give the norms a bias."""
+    """Give LayerNorm (norm: layernorm) a bias; the other norms have none, but te_layernorm always has one."""
 
     use_bias_in_attn_linear: bool = True
     """Give the query-key-value and the attention output projection biases."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron.neox_arguments.markers import later, partly, retired
+from megatron.neox_arguments.markers import later, partly
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 InitMethod = Literal[
@@ -49,22 +49,23 @@ class ModelShape(NeoXArgsTemplate):
 
     norm: Literal[
         "layernorm", "rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"
-    ] = partly("layernorm")
-    """Normalisation of all blocks and of the final layer."""
+    ] = "layernorm"
+    """Normalisation of all blocks and of the final layer. te_rmsnorm and te_layernorm are those of the package
+    transformer_engine."""
 
     layernorm_fusion: bool = False
     """A hint without effect on results: torch's LayerNorm is already one fused kernel in both directions."""
 
-    rmsnorm_fusion: bool = later(False)
-    """Use a fused RMSNorm kernel when norm is rmsnorm."""
+    rmsnorm_fusion: bool = False
+    """A hint without effect on results: torch's RMSNorm is used in any case, which is one kernel where it has one."""
 
     layernorm_epsilon: float = 1.0e-5
     """Added to the variance inside the square root of layernorm variants."""
 
-    rms_norm_epsilon: float = later(1.0e-8)
+    rms_norm_epsilon: float = 1.0e-8
     """Added to the mean square inside the square root of rmsnorm variants."""
 
-    scalenorm_epsilon: float = later(1.0e-8)
+    scalenorm_epsilon: float = 1.0e-8
     """Smallest norm scalenorm divides by."""
 
     pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = partly(
@@ -84,11 +85,11 @@ class ModelShape(NeoXArgsTemplate):
     no_weight_tying: bool = False
     """Give the output layer its own matrix instead of the word embedding's."""
 
-    num_unique_layers: int | None = retired(None, "layers are never shared; remove the key")
-    """Number of distinct blocks when blocks are shared. GPT-NeoX never acted on it."""
+    num_unique_layers: int | None = None
+    """Number of blocks with parameters of their own; the others share them (ALBERT). Divides num_layers."""
 
-    param_sharing_style: str = retired("grouped", "layers are never shared; remove the key")
-    """Order in which shared blocks repeat. GPT-NeoX never acted on it."""
+    param_sharing_style: Literal["grouped", "spaced"] = "grouped"
+    """Order in which shared blocks repeat: grouped is 0 0 1 1, spaced 0 1 0 1."""
 
     make_vocab_size_divisible_by: int = 128
     """The vocabulary is padded to a multiple of this times model_parallel_size."""
