@@ -1,5 +1,7 @@
 """The norms of the package transformer_engine, for NVIDIA GPUs."""
 
+from collections.abc import Callable
+
 import torch
 
 from megatron.common.optional import require
