@@ -22,10 +22,12 @@ _MODEL = (
     "use_bias_in_norms",
     "use_bias_in_attn_linear",
     "use_bias_in_mlp",
+    "num_unique_layers",
+    "param_sharing_style",
     "attention_softmax_scale",
 )
 # Another value is sometimes meant, as when a model is made to read longer texts.
-_PRECISE = ("rotary_emb_base", "layernorm_epsilon")
+_PRECISE = ("rotary_emb_base", "layernorm_epsilon", "isolate_documents")
 # With another value sample n is another sample.
 _DATA = (
     "seed",

@@ -1,7 +1,7 @@
 """The model as a flat list of layers, from which the pipeline and the plain sequential model are both made.
 
 Index 0 embedding; 1 to [s, b, h]; 2 .. n+1 blocks; n+2 back to [b, s, h]; n+3 norm; n+4 output. One tensor travels
-between layers.
+between layers; up to the last block, where documents are isolated, their positions beside it.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from megatron.model.documents import LayerInput
 from megatron.model.init_functions import get_init_methods
 from megatron.model.norms import get_norm
 from megatron.model.transformer import (
@@ -44,13 +45,17 @@ class TiedSpec(ModuleSpec):
     function: Callable | None = None
 
 
-def sequence_first(hidden: torch.Tensor) -> torch.Tensor:
+def sequence_first(inputs: LayerInput) -> LayerInput:
     """[b, s, h] -> [s, b, h]."""
-    return hidden.transpose(0, 1).contiguous()
+    if isinstance(inputs, tuple):
+        hidden, positions = inputs
+        return hidden.transpose(0, 1).contiguous(), positions
+    return inputs.transpose(0, 1).contiguous()
 
 
-def batch_first(hidden: torch.Tensor) -> torch.Tensor:
-    """[s, b, h] -> [b, s, h]."""
+def batch_first(inputs: LayerInput) -> torch.Tensor:
+    """[s, b, h] -> [b, s, h]. Nothing after the blocks asks for positions."""
+    hidden = inputs[0] if isinstance(inputs, tuple) else inputs
     return hidden.transpose(0, 1).contiguous()
 
 

@@ -11,6 +11,7 @@ import torch
 
 from megatron import mpu
 from megatron.model.attention import ParallelSelfAttention
+from megatron.model.documents import with_positions
 from megatron.model.fused_bias_dropout import bias_dropout_add
 from megatron.model.mlp import ParallelMLP
 from megatron.model.moe import ParallelDroplessMoE
@@ -74,7 +75,9 @@ class ParallelTransformerLayer(torch.nn.Module):
         )
         self.mlp = self._make_mlp(neox_args, init_method, output_layer_init_method)
 
-    def _make_mlp(self, neox_args, init_method: InitMethod, output_init_method: InitMethod) -> torch.nn.Module:
+    def _make_mlp(
+        self, neox_args, init_method: InitMethod, output_init_method: InitMethod
+    ) -> torch.nn.Module:
         parallel_output = self.gpt_j_residual and mpu.get_model_parallel_world_size() > 1
         if has_experts(neox_args, self.layer_number):
             return ParallelDroplessMoE(neox_args, init_method, output_init_method, parallel_output)
@@ -82,14 +85,15 @@ class ParallelTransformerLayer(torch.nn.Module):
             neox_args, init_method, output_init_method, parallel_output, multiple_of=neox_args.mlp_multiple_of
         )
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[s, b, h] -> [s, b, h]."""
+    @with_positions
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """[s, b, h] -> [s, b, h]. positions: see megatron.model.documents."""
         normed = self.input_layernorm(hidden)
         if self.gpt_j_residual:
-            attention = self.attention(normed)
+            attention = self.attention(normed, positions)
             mlp = self.mlp(normed if self.gpt_j_tied else self.post_attention_layernorm(hidden))
             return self._add_both(hidden, attention, mlp)
-        hidden = self._join(hidden, *self.attention(normed))
+        hidden = self._join(hidden, *self.attention(normed, positions))
         return self._join(hidden, *self.mlp(self.post_attention_layernorm(hidden)))
 
     def _add_both(self, hidden: torch.Tensor, attention: tuple, mlp: tuple) -> torch.Tensor:

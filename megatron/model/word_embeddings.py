@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from megatron import mpu
+from megatron.model.documents import LayerInput
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter
 from megatron.registry import lookup
@@ -77,8 +78,17 @@ class Embedding(torch.nn.Module):
 
 
 class EmbeddingPipe(Embedding):
-    """Embedding of one argument, as a pipeline passes it."""
+    """Embedding of one argument, as a pipeline passes it.
 
-    def forward(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """(tokens, position_ids), each int64 [b, s] -> [b, s, h]."""
-        return super().forward(*inputs)
+    Attributes: generating: the whole text is one document.
+    """
+
+    def __init__(self, neox_args, *args, **kwargs):
+        super().__init__(neox_args, *args, **kwargs)
+        self.isolate_documents = neox_args.isolate_documents
+        self.generating = False
+
+    def forward(self, inputs: tuple[torch.Tensor, ...]) -> LayerInput:
+        """(tokens, position_ids), each int64 [b, s] -> [b, s, h], and position_ids if documents are isolated."""
+        hidden = super().forward(*inputs)
+        return (hidden, inputs[1]) if self.isolate_documents and not self.generating else hidden

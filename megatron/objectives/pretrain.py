@@ -1,12 +1,20 @@
 """Next-token prediction."""
 
 import torch
+import torch.nn.functional as F
 
 from megatron import mpu
 from megatron.model import cross_entropy
 from megatron.model.gpt2_model import masked_mean
 from megatron.objectives.base import Loss
 from megatron.registry import register
+
+
+def positions_in_documents(tokens: torch.Tensor, eod_token: int) -> torch.Tensor:
+    """Position ids of tokens, int64 [b, s], which start again from 0 after each EOD token."""
+    index = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    after_eod = F.pad(tokens[:, :-1] == eod_token, (1, 0))
+    return index - (index * after_eod).cummax(1).values
 
 
 def positions_and_loss_mask(
@@ -31,7 +39,10 @@ class Pretrain:
 
     def __init__(self, neox_args):
         self.eod_mask_loss = neox_args.eod_mask_loss
-        self.eod_token = neox_args.tokenizer.eod if neox_args.eod_mask_loss else -1
+        self.isolate_documents = neox_args.isolate_documents
+        # A tokenizer without such a token is asked for it only where it is needed.
+        needed = self.eod_mask_loss or self.isolate_documents
+        self.eod_token = neox_args.tokenizer.eod if needed else -1
         self.half_precision_loss = neox_args.fp16_lm_cross_entropy
         self.z_loss = neox_args.z_loss
         self.metric_names = ("lm_loss", "z_loss") if self.z_loss else ()
@@ -41,6 +52,8 @@ class Pretrain:
         text = batch["text"]
         tokens = text[:, :-1].contiguous()
         position_ids, loss_mask = positions_and_loss_mask(tokens, self.eod_token, self.eod_mask_loss)
+        if self.isolate_documents:
+            position_ids = positions_in_documents(tokens, self.eod_token)
         labels = batch.get("label", text)[:, 1:].contiguous()
         if "label" in batch:
             loss_mask = loss_mask * (labels >= 0)

@@ -181,7 +181,7 @@ def dropped(sequence_parallel, gpt_j_residual):
     for layer in list(model.sequential)[1:4]:
         hidden = layer(hidden)
     attention, masks = model.sequential[2].attention, []
-    attention.attend = lambda query, *_, scale, dropout: torch.nn.functional.dropout(query, dropout)
+    attention.attend = lambda query, *_, dropout, **__: torch.nn.functional.dropout(query, dropout)
     attention.dense.register_forward_pre_hook(lambda module, inputs: masks.append(inputs[0] == 0))
     attention(torch.ones(6 if sequence_parallel else 12, 2, 24))
     return hidden.detach(), masks[0], torch.get_rng_state()
