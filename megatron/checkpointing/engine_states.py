@@ -6,6 +6,7 @@ import torch
 
 from megatron.checkpointing.saved_optimizer import MASTER
 from megatron.common.errors import CheckpointError
+from megatron.optimizers.pieces import PiecewiseOptimizer
 
 
 class EngineStates:
@@ -15,8 +16,14 @@ class EngineStates:
     """
 
     def __init__(self, engine, steps: int):
+        """Raises: CheckpointError for an optimizer whose states cannot be set value by value."""
         self._wrapped = engine.optimizer
         self._optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+        if isinstance(self._optimizer, PiecewiseOptimizer):
+            raise CheckpointError(
+                f"the optimizer states of {type(self._optimizer).__name__} belong to whole parameters and cannot be "
+                "taken over from another program: set no_load_optim or finetune"
+            )
         sample = _state_of_two_numbers(self._optimizer, self._flat_tensors()[0].device)
         self.kinds = {kind for kind, value in sample.items() if _by_value(value)}
         for tensor in self._flat_tensors():

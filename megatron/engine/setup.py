@@ -39,7 +39,11 @@ def get_optimizer(
     if dummy or neox_args.optimizer is None:
         return None, param_groups
     optimizer = build_optimizer(
-        neox_args.optimizer_type, param_groups, dict(neox_args.optimizer["params"]), neox_args.weight_decay
+        neox_args.optimizer_type,
+        param_groups,
+        dict(neox_args.optimizer["params"]),
+        neox_args.weight_decay,
+        neox_args.use_bnb_optimizer,
     )
     return optimizer, param_groups
 
@@ -48,21 +52,7 @@ def get_learning_rate_scheduler(optimizer, neox_args) -> AnnealingLR | None:
     """The schedule over `lr_decay_iters`, or the fraction of the training length, or the training length."""
     if optimizer is None:
         return None
-    length = neox_args.lr_decay_iters
-    if length is None and neox_args.lr_decay_fraction is not None:
-        length = int(neox_args.train_iters * neox_args.lr_decay_fraction)
-    length = max(1, length if length is not None else neox_args.train_iters)
-    return AnnealingLR(
-        optimizer,
-        start_lr=neox_args.lr,
-        warmup_iter=neox_args.warmup * length,
-        total_iters=length,
-        decay_style=neox_args.lr_decay_style,
-        last_iter=0,
-        min_lr=neox_args.min_lr,
-        use_checkpoint_lr_scheduler=neox_args.use_checkpoint_lr_scheduler,
-        override_lr_scheduler=neox_args.override_lr_scheduler,
-    )
+    return AnnealingLR.from_config(optimizer, neox_args)
 
 
 def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh: bool = True):

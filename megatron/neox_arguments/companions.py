@@ -27,3 +27,8 @@ def idle_keys(args: Any) -> Iterator[str]:
             yield f"{key}={getattr(args, key)!r} does nothing without {needed}"
     if args.sequence_parallel and args.model_parallel_size == 1:
         yield "sequence_parallel does nothing with model_parallel_size: 1"
+    if args.optimizer_type == "sm3" and args.weight_decay != defaults["weight_decay"]:
+        yield "weight_decay does nothing with optimizer.type sm3; set optimizer.params.weight_decay"
+    for key in ("wsd_decay_fraction", "wsd_decay_style"):
+        if getattr(args, key) != defaults[key] and args.lr_decay_style != "wsd":
+            yield f"{key}={getattr(args, key)!r} does nothing without lr_decay_style: wsd"
