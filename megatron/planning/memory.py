@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron.planning.layers import Layer
-
-# fp32 values that an optimizer keeps per parameter.
-_STATES = {"adam": 2, "adamw": 2, "cpu_adam": 2, "cpu_torch_adam": 2, "sgd": 1}
+from megatron.registry import capabilities
 
 
 @dataclass(frozen=True)
@@ -97,4 +95,6 @@ def _element(neox_args: Any) -> int:
 
 def _optimizer_bytes(neox_args: Any) -> int:
     masters = 0 if neox_args.precision == "fp32" else 4
-    return masters + 4 * _STATES.get(neox_args.optimizer_type, 2)
+    if neox_args.use_bnb_optimizer:
+        return masters + 2
+    return masters + 4 * capabilities("optimizer", neox_args.optimizer_type).states
