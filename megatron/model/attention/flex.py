@@ -122,7 +122,7 @@ def touched_blocks(
     pattern: Pattern, length: int, device: torch.device, positions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """bool [b or 1, n or 1, rows, columns]: whether any query of a row sees any key of a column, and whether all see
-    all. Where layouts meet documents the first may be true of a block that nothing is seen of, never the reverse."""
+    all. Where a layout meets a window or documents the first may be true of a block that nothing is seen of."""
     count = -(-length // BLOCK)
     low = torch.arange(count, device=device) * BLOCK
     high = (low + BLOCK - 1).clamp(max=length - 1)

@@ -9,23 +9,18 @@ BLOCK = 4  # positions of a block of the sparse patterns
 
 
 def dense_mask(pattern: Pattern, length: int, positions=None) -> torch.Tensor:
-    """bool [b or 1, n or 1, t, t]: what is seen, pair by pair."""
-    batch = 1 if positions is None else positions.shape[0]
-    heads = 1 if pattern.layout is None else len(pattern.layout.heads)
-    seen = torch.zeros(batch, heads, length, length, dtype=torch.bool)
-    for b in range(batch):
-        place = list(range(length)) if positions is None else positions[b].tolist()
-        for i in range(length):
-            for j in range(i + 1):
-                alone = positions is None or i - j <= place[i]
-                near = pattern.window is None or i - j < pattern.window
-                seen[b, :, i, j] = alone and near
+    """bool [b or 1, n or 1, t, t]: what is seen. A document begins where its positions are 0."""
+    place = torch.arange(length)[None] if positions is None else positions
+    i, j = torch.arange(length)[:, None], torch.arange(length)
+    seen = (j <= i) & (i - j <= place[:, :, None])
+    if pattern.window is not None:
+        seen = seen & (i - j < pattern.window)
+    seen = seen[:, None]
     if pattern.layout is not None:
         table = pattern.layout.table(length, torch.device("cpu"))
-        for b in range(batch):
-            place = torch.arange(length) if positions is None else positions[b]
-            blocks = place // pattern.layout.block
-            seen[b] &= table[:, blocks][:, :, blocks]
+        blocks = place // pattern.layout.block
+        of_rows = [table[:, row][:, :, row] for row in blocks]
+        seen = seen & torch.stack(of_rows)
     return seen
 
 
