@@ -239,12 +239,13 @@ def load_weights(
     """
     saved = SavedWeights(directory)
     wanted: dict[int, dict[str, torch.nn.Parameter]] = {}
-    for name, parameter in module.logical_named_parameters():
+    for name, parameter in module.placed_named_parameters():
         index, path = name.split(".", 1)
         wanted.setdefault(int(index), {})[path] = parameter
+    filled: set[int] = set()
     for index, parameters in wanted.items():
         with whole(parameters.values()):
-            _fill_layer(saved, index, parameters, vocabulary, parallel_residual)
+            _fill_layer(saved, index, parameters, filled, vocabulary, parallel_residual)
 
 
 def whole(parameters: Iterable[torch.nn.Parameter]):
@@ -256,11 +257,19 @@ def whole(parameters: Iterable[torch.nn.Parameter]):
 
 
 def _fill_layer(
-    saved: SavedWeights, index: int, parameters: dict, vocabulary: int, parallel_residual: bool
+    saved: SavedWeights,
+    index: int,
+    parameters: dict,
+    filled: set[int],
+    vocabulary: int,
+    parallel_residual: bool,
 ) -> None:
+    """filled: ids of the parameters that an earlier layer shares and has filled; these join them."""
     same_layout = saved.tensor_size == mpu.get_model_parallel_world_size()
     names = set(saved.layer(index, mpu.get_model_parallel_rank() if same_layout else 0))
-    missing = sorted(set(parameters) - names)
+    missing = sorted(
+        path for path, parameter in parameters.items() if path not in names and id(parameter) not in filled
+    )
     # The embedding of an output that shares its weights lacks the position table.
     unknown = sorted(names - set(parameters)) if index > 0 else []
     if missing or unknown:
@@ -269,6 +278,9 @@ def _fill_layer(
             f"layer {index} of the checkpoint in {saved.directory} has " + ", ".join(listed)
         )
     for path, parameter in parameters.items():
+        if id(parameter) in filled:
+            continue
+        filled.add(id(parameter))
         own = local_part(
             lambda rank, path=path: saved.layer(index, rank)[path],
             parameter.spec,

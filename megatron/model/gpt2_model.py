@@ -19,6 +19,7 @@ from megatron.model.layers import (
     partition_method,
 )
 from megatron.model.sequential import checkpoint_function, checkpoint_interval, finish_model
+from megatron.model.sharing import connect_stages, each_once, link_parameters, owning_layers
 from megatron.model.utils import InferenceModes, SequentialWrapper, TiedLayer, run_layers
 
 __all__ = ["GPT2ModelPipe", "cross_entropy", "gpt2_attention_mask_func"]
@@ -83,6 +84,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
         self.recompute_interval = checkpoint_interval(neox_args)
         self.checkpoint = checkpoint_function(neox_args)
         self._drop_unused_embeddings()
+        self._shared_over_stages = self._share_parameters()
         finish_model(self, neox_args)
 
     def _drop_unused_embeddings(self) -> None:
@@ -91,6 +93,18 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
             embedding = self.tied_modules[EMBEDDING_KEY]
             embedding.position_embeddings = None
             embedding.tokentype_embeddings = None
+
+    def _share_parameters(self) -> list[tuple[torch.nn.Parameter, Any]]:
+        """What the stages have to sum the gradients of, besides the embedding: see connect_stages."""
+        blocks = ((int(name), module) for name, module in self.named_children() if name.isdigit())
+        own = link_parameters(blocks, owning_layers(self.neox_args))
+        if self.num_stages == 1:
+            return []
+        return connect_stages(own, self.stage_id, self.topology().get_axis_comm_lists("pipe"))
+
+    def get_tied_weights_and_groups(self) -> list[tuple[torch.nn.Parameter, Any]]:
+        """(parameter, group): what DeepSpeed's engine sums the gradients of over the stages that hold it."""
+        return super().get_tied_weights_and_groups() + self._shared_over_stages
 
     def forward(self, forward_input: Any) -> torch.Tensor:
         """This stage's layers; recomputation per block instead of DeepSpeed's per fixed stretch of all layers."""
@@ -104,8 +118,12 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
 
     def logical_named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """(layer index.path, parameter) of this stage, the names under which every layout knows them."""
+        return each_once(self.placed_named_parameters())
+
+    def placed_named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """(layer index.path, parameter) of this stage; a parameter of several layers once for each."""
         tied_prefix = f"tied_modules.{EMBEDDING_KEY}."
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.named_parameters(remove_duplicate=False):
             yield (f"0.{name[len(tied_prefix) :]}" if name.startswith(tied_prefix) else name), parameter
 
     def to_sequential(self) -> SequentialWrapper:

@@ -7,6 +7,7 @@ import torch
 
 from megatron import mpu
 from megatron.model.layers import ModuleSpec, TiedSpec, layer_specs
+from megatron.model.sharing import link_parameters, owning_layers
 from megatron.model.utils import SequentialWrapper, TiedLayer, mark_norms_for_sequence_parallel_grad_sync
 
 
@@ -38,6 +39,7 @@ def build_sequential(
         parallel_output=parallel_output,
         sequence_parallel=neox_args.sequence_parallel,
     )
+    link_parameters(enumerate(model.sequential), owning_layers(neox_args))
     finish_model(model, neox_args)
     return model
 

@@ -36,12 +36,15 @@ class ParameterSpec:
         shard_dim: dimension cut over tensor-parallel ranks; None for a replicated parameter.
         blocks: logical sizes, along shard_dim, of parts that are each cut over the ranks on their own (q|k|v of
             grouped-query attention, up|gate of a gated MLP); empty means one block.
+        shared: all parameters of a model with the same name here are one (megatron/model/sharing.py); empty for a
+            parameter of its layer alone.
     """
 
     logical_shape: tuple[int, ...]
     init: InitMethod
     shard_dim: int | None = None
     blocks: tuple[int, ...] = ()
+    shared: str = ""
 
     def local_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one rank's part in a group of `size`."""

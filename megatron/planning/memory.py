@@ -8,7 +8,7 @@ the CUDA context (together one to several GB) are not part of the estimate.
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.planning.layers import Layer
+from megatron.planning.layers import Layer, local_parameters
 from megatron.registry import capabilities
 
 
@@ -39,7 +39,7 @@ def checkpoint_bytes(neox_args: Any, parameters: int) -> float:
 
 
 def _stage(neox_args: Any, index: int, stages: list[list[Layer]]) -> Memory:
-    count = sum(layer.local for layer in stages[index])
+    count = local_parameters(stages[index])
     zero, replicas = neox_args.zero_stage, neox_args.data_parallel_size
     # bfloat16 gradients are summed in fp32 over the micro batches.
     gradient = 2 if neox_args.precision == "fp16" else 4

@@ -60,7 +60,7 @@ def _layout(neox_args: Any, stages: list[list[layers.Layer]]) -> list[str]:
     if neox_args.assumes_devices:
         lines.append("                assumed; set global_num_gpus, num_gpus or hostfile to plan for more")
     if len(stages) > 1:
-        sizes = ", ".join(f"{sum(layer.whole for layer in stage):,}" for stage in stages)
+        sizes = ", ".join(f"{layers.total_parameters(stage):,}" for stage in stages)
         lines.append(f"  stages        {sizes} parameters")
     return lines
 

@@ -18,7 +18,7 @@ class TwoLayers(torch.nn.Module):
         self.matrix = torch.nn.Parameter(torch.zeros(2, 2))
         self.matrix.spec = ParameterSpec((2, 2), None, shard_dim=1)
 
-    def logical_named_parameters(self):
+    def placed_named_parameters(self):
         yield "0.word_embeddings.weight", self.embedding
         yield "2.mlp.linear1.weight", self.matrix
 
@@ -113,7 +113,7 @@ class RowParallel(torch.nn.Module):
         for parameter in self.parameters():
             parameter.spec = ParameterSpec((3,), None)
 
-    def logical_named_parameters(self):
+    def placed_named_parameters(self):
         yield "2.attention.dense.bias", self.bias
         yield "2.input_layernorm.weight", self.norm
 
