@@ -16,8 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron import registry
 from megatron.common.console import info
@@ -26,6 +25,7 @@ from megatron.common.files import atomic_write_text
 from megatron.common.optional import require
 from megatron.neox_arguments.features import settings_of
 
+ROOT = Path(__file__).resolve().parents[2]
 GROUPS = {"blocks": ("attention", "block", "router"), "optimizers": ("optimizer",)}
 # A rate that suits each at this size; the others take Adam's.
 LEARNING_RATES = {"sgd": 0.5, "sm3": 0.05, "lion": 3e-4, "muon": 0.01, "madgrad_wd": 1e-3}
