@@ -24,6 +24,7 @@ EXTRAS = {
     "comet": ["comet-ml>=3.45"],
     "flashattention": ["flash-attn>=2.5"],
     "transformerengine": ["transformer-engine[pytorch]>=2.0"],
+    "mamba": ["mamba-ssm>=2.0", "causal-conv1d>=1.2"],
     "s3": ["boto3>=1.28"],
     "hf": ["transformers>=5,<6", "safetensors>=0.4"],
     "spm": ["sentencepiece>=0.2"],
@@ -43,7 +44,7 @@ EXTRAS["dev"] = [
     "types-tqdm",
 ]
 # These compile CUDA code while they install, so "all" leaves them to the extras of their own.
-COMPILED = ("flashattention", "transformerengine")
+COMPILED = ("flashattention", "transformerengine", "mamba")
 EXTRAS["all"] = sorted({name for extra, names in EXTRAS.items() if extra not in COMPILED for name in names})
 
 if __name__ == "__main__":

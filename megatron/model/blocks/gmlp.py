@@ -213,6 +213,9 @@ class GMLPBlock(torch.nn.Module):
             return bias_dropout_add(output, bias, hidden, self.hidden_dropout, self.training)
 
 
-LACKS = {"gated activation": "its blocks are gated by themselves; choose one such as gelu"}
+LACKS = {
+    "gated activation": "its blocks are gated by themselves; choose one such as gelu",
+    "isolated documents": "its weights belong to places in the sample, wherever a document starts",
+}
 register("block", "gmlp", lacks=LACKS)(GMLPBlock)
 register("block", "amlp", lacks=LACKS, example={"gmlp_attn_dim": 8})(GMLPBlock)

@@ -13,6 +13,7 @@ from megatron import mpu
 from megatron.model.blocks.inner_linear import InnerColumnLinear, InnerRowLinear
 from megatron.model.blocks.mamba_kernels import MambaKernels, choose_kernels
 from megatron.model.blocks.mamba_scan import selective_scan
+from megatron.model.documents import with_positions
 from megatron.model.norms import get_norm
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter, ones_, zeros_
 from megatron.neox_arguments.block_sizes import mamba_channels
@@ -173,7 +174,7 @@ class ParallelMambaBlock(torch.nn.Module):
         if plain and self.kernels.conv is not None:
             bias = self.conv1d.bias
             mixed = self.kernels.conv(
-                x.permute(1, 2, 0), self.conv1d.weight.squeeze(1), bias, activation="silu"
+                x.permute(1, 2, 0).contiguous(), self.conv1d.weight.squeeze(1), bias, activation="silu"
             )
             return mixed.permute(2, 0, 1)
         past = self._past
@@ -237,9 +238,10 @@ class ParallelMambaResidualLayer(torch.nn.Module):
         self.norm = norm(neox_args.hidden_size, eps=eps)
         self.mixer = ParallelMambaBlock(neox_args, init_method, output_layer_init_method, use_cache)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[s, b, h] -> [s, b, h]."""
-        output, bias = self.mixer(self.norm(hidden))
+    @with_positions
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """[s, b, h] -> [s, b, h]. positions: see megatron.model.documents."""
+        output, bias = self.mixer(self.norm(hidden), None if positions is None else positions.t())
         return hidden + (output if bias is None else output + bias)
 
 

@@ -21,7 +21,7 @@ class MambaKernels(NamedTuple):
 
 
 def choose_kernels(neox_args) -> MambaKernels:
-    """What the mamba_*_fusion keys ask for; without an accelerator nothing, and a line that says so.
+    """What the mamba_*_fusion keys ask for; where it cannot be had, a line says so.
 
     Raises: MissingPackageError.
     """
@@ -31,6 +31,11 @@ def choose_kernels(neox_args) -> MambaKernels:
         return MambaKernels()
     if not device.has_accelerator():
         _say_once("Mamba's kernels need a GPU: mamba_*_fusion is left to plain torch, with the same results")
+        return MambaKernels()
+    if neox_args.isolate_documents:
+        _say_once(
+            "Mamba's kernels do not start anew within a sample: isolate_documents leaves the work to plain torch"
+        )
         return MambaKernels()
     if inner and mpu.get_model_parallel_world_size() > 1:
         _say_once(
