@@ -1,7 +1,6 @@
 """On a GPU training says the same as on the CPU, in every precision, with the kernels that a GPU has."""
 
 import pytest
-import torch
 
 from tests.common.distributed import run_distributed
 from tests.distributed.layouts import train_steps
@@ -48,18 +47,3 @@ def test_recomputation_changes_no_loss(option):
     if option == "contiguous_checkpointing":
         settings["partition_activations"] = True
     assert on_gpu(settings)["losses"] == pytest.approx(plain["losses"], rel=1e-5)
-
-
-def test_flash_attention_equals_sdpa():
-    pytest.importorskip("flash_attn", reason="needs the flash-attn package")
-    from megatron.registry import lookup
-
-    generator = torch.Generator("cuda").manual_seed(1)
-    query, key, value = (
-        torch.randn(2, 4, 128, 64, device="cuda", dtype=torch.bfloat16, generator=generator) for _ in range(3)
-    )
-    outputs = [
-        lookup("attention back-end", name)()(query, key, value, scale=0.125, dropout=0.0)
-        for name in ("sdpa", "flash_attn")
-    ]
-    torch.testing.assert_close(*outputs, rtol=2e-2, atol=2e-2)
