@@ -3,4 +3,4 @@
 from megatron.model.rwkv.v6 import RWKVResidualLayerPipe
 from megatron.registry import register
 
-register("block", "rwkv", lacks={})(RWKVResidualLayerPipe)
+register("block", "rwkv")(RWKVResidualLayerPipe)

@@ -155,7 +155,8 @@ class RWKV_TimeMix(torch.nn.Module):
         """[s, b, h] -> this rank's summand [s, b, h]. positions: int [b, s], 0 where a document begins; or None."""
         w, k, v, r, g = self._mixed(x, positions)
         lora = mpu.copy_to_model_parallel_region(torch.tanh(w @ self.time_decay_w1))
-        decay = -torch.exp((self.time_decay + lora @ self.time_decay_w2).float())
+        precise = torch.promote_types(x.dtype, torch.float32)
+        decay = -torch.exp((self.time_decay + lora @ self.time_decay_w2).to(precise))
         parts = (self.receptance(r), self.key(k), self.value(v), decay)
         r, k, v, decay = (part.unflatten(-1, (-1, self.head_size)).transpose(0, 1) for part in parts)
         y, state = wkv6(r, k, v, decay, self.time_faaaa, self.state, positions)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from megatron import mpu
+from megatron.model.documents import with_positions
+from megatron.model.documents import with_positions
 from megatron.model.norms import LayerNorm
 from megatron.model.rwkv.mixing import RWKV_ChannelMix, RWKV_TimeMix, layer_ratios
 from megatron.mpu.layers import reduce_partial
@@ -44,13 +46,16 @@ class RWKVResidualLayer(torch.nn.Module):
             if hasattr(module, "use_cache"):
                 module.use_cache = use_cache
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[s, b, h] -> [s, b, h]; both [s/tp, b, h] with sequence parallelism."""
+    @with_positions
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """[s, b, h] -> [s, b, h]; both [s/tp, b, h] with sequence parallelism. positions: as in model.documents."""
         if self.normed_twice:
             hidden = self.ln1(hidden)
-        attention = reduce_partial(self.att(self._whole(self.ln1(hidden))), self.sequence_parallel)
-        hidden = self._drop(hidden + attention, self.attention_dropout)
-        return self._drop(hidden + self.ffn(self._whole(self.ln2(hidden))), self.hidden_dropout)
+        attention = self.att(self._whole(self.ln1(hidden)), positions)
+        hidden = self._drop(
+            hidden + reduce_partial(attention, self.sequence_parallel), self.attention_dropout
+        )
+        return self._drop(hidden + self.ffn(self._whole(self.ln2(hidden)), positions), self.hidden_dropout)
 
     def _whole(self, hidden: torch.Tensor) -> torch.Tensor:
         """The whole sequence, with which every rank does the same until its own heads or features."""

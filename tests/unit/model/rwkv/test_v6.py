@@ -123,3 +123,12 @@ def test_tokens_do_not_see_later_tokens():
     changed[7:] += random_tokens(1, 1).item() + 1.0
     with torch.no_grad():
         torch.testing.assert_close(module(changed)[:7], module(x)[:7])
+
+
+def test_documents_of_a_sample_do_not_see_each_other():
+    module = block(0)
+    x = torch.randn(12, 1, 32, generator=torch.Generator().manual_seed(5))
+    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]])
+    with torch.no_grad():
+        together, _ = module((x, positions))
+        torch.testing.assert_close(together, torch.cat((module(x[:5]), module(x[5:]))))
