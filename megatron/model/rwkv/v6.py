@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from megatron import mpu
 from megatron.model.documents import with_positions
-from megatron.model.documents import with_positions
 from megatron.model.norms import LayerNorm
 from megatron.model.rwkv.mixing import RWKV_ChannelMix, RWKV_TimeMix, layer_ratios
 from megatron.mpu.layers import reduce_partial

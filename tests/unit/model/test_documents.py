@@ -15,6 +15,8 @@ MODELS = {
     "rotary, one key head, head norms": {"num_kv_heads": 1, "use_qk_layernorm": True},
     "learned": {"pos_emb": "learned"},
     "none": {"pos_emb": "none"},
+    "rwkv": {"attention_config": [[["rwkv"], "all"]], "hidden_size": 32},
+    "mamba": {"attention_config": [[["mamba"], "all"]]},
     "window": {"sliding_window_width": 3},
     "parallel residual": {"gpt_j_residual": True},
     "recomputed": {"checkpoint_activations": True, "checkpoint_num_layers": 2},
