@@ -25,6 +25,11 @@ _MODEL = (
     "num_unique_layers",
     "param_sharing_style",
     "attention_softmax_scale",
+    "moe_num_experts",
+    "moe_expert_interval",
+    "moe_top_k",
+    "moe_router_type",
+    "moe_normalize_topk",
 )
 # Another value is sometimes meant, as when a model is made to read longer texts.
 _PRECISE = ("rotary_emb_base", "layernorm_epsilon", "isolate_documents")
