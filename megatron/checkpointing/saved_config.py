@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from megatron.common.console import warn
-from megatron.common.errors import CheckpointError
+from megatron.common.errors import CheckpointError, ConfigError
+from megatron.neox_arguments.mlp_sizes import mlp_sizes
 
 CONFIG = "neox_args.json"
 
@@ -32,7 +34,7 @@ _MODEL = (
     "moe_normalize_topk",
 )
 # Another value is sometimes meant, as when a model is made to read longer texts.
-_PRECISE = ("rotary_emb_base", "layernorm_epsilon", "isolate_documents")
+_PRECISE = ("soft_prompt_tuning", "rotary_emb_base", "layernorm_epsilon", "isolate_documents")
 # With another value sample n is another sample.
 _DATA = (
     "seed",
@@ -95,9 +97,12 @@ def _differing(neox_args, saved: dict, keys: tuple[str, ...]) -> list[str]:
 
 
 def _mlp_width(value_of: Callable[[str], Any]) -> int | None:
-    if value_of("hidden_size") is None:
+    keys = ("hidden_size", "activation", "ffn_hidden_size", "intermediate_size", "expansion_factor")
+    args = SimpleNamespace(**{key: value_of(key) for key in keys}, mlp_multiple_of=value_of("mlp_multiple_of") or 1)
+    try:
+        return None if args.hidden_size is None else mlp_sizes(args).linear2_input
+    except ConfigError:
         return None
-    return value_of("intermediate_size") or int((value_of("expansion_factor") or 4) * value_of("hidden_size"))
 
 
 def _states(optimizer: str) -> str:

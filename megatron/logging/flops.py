@@ -5,9 +5,8 @@ once, of the backward pass twice; attention scores over the full s x s square, a
 Model FLOPs (MFU) leave recomputation out; hardware FLOPs (HFU) count the forward pass of recomputed layers again.
 """
 
-from megatron.model.activations import get_activation
-from megatron.model.mlp import checked_mlp_sizes
 from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
+from megatron.neox_arguments.mlp_sizes import mlp_sizes
 
 FORWARD_AND_BACKWARD = 3
 WITH_RECOMPUTATION = 4
@@ -32,8 +31,7 @@ def _flops(neox_args, passes: int, sequence: int) -> float:
     tokens = neox_args.train_batch_size * sequence
     size = head_size(neox_args)
     query_width, kv_width = neox_args.num_attention_heads * size, key_value_heads(neox_args) * size
-    gated = get_activation(neox_args)[1]
-    up, down = checked_mlp_sizes(neox_args, neox_args.mlp_multiple_of, gated)
+    up, down = mlp_sizes(neox_args)
     layer_weights = hidden * 2 * (query_width + kv_width) + hidden * up + down * hidden
     layers = neox_args.num_layers * (2 * layer_weights + 4 * sequence * query_width) * passes
     # The output layer is never recomputed.

@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron import registry
 from megatron.common.errors import ConfigError
+from megatron.neox_arguments.mlp_sizes import GATED_ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,17 @@ FEATURES = {
     "tied output": Feature(
         "no_weight_tying: false", lambda args: not args.no_weight_tying, {"no_weight_tying": False}
     ),
+    "soft prompt": Feature(
+        "soft_prompt_tuning",
+        lambda args: bool((args.soft_prompt_tuning or {}).get("enabled")),
+        {"soft_prompt_tuning": {"enabled": True, "n_tokens": 3, "init_string": "ab"}},
+    ),
     "shared layers": Feature(
         "num_unique_layers", lambda args: args.num_unique_layers is not None, {"num_unique_layers": 1}
     ),
     "mixture of experts": Feature("moe_num_experts", lambda args: args.moe_num_experts > 1),
     "hidden dropout": Feature("hidden_dropout", lambda args: args.hidden_dropout > 0),
-    "gated activation": Feature(
-        "activation", lambda args: registry.lookup("activation", args.activation).gated
-    ),
+    "gated activation": Feature("activation", lambda args: args.activation in GATED_ACTIVATIONS),
     "maximal update parametrisation": Feature("use_mup", lambda args: args.use_mup),
 }
 # Not a key of training: asked for by who samples.

@@ -4,10 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from megatron.common.hosts import find_hostfile
-from megatron.neox_arguments import block_sizes, curriculum, deepspeed_view, experts, schedule_options
+from megatron.neox_arguments import (
+    block_sizes,
+    curriculum,
+    deepspeed_view,
+    experts,
+    mlp_sizes,
+    schedule_options,
+)
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
+from megatron.neox_arguments.soft_prompt import soft_prompt_problems
 from megatron.neox_arguments.sparsity import sparsity_problems
 from megatron.neox_arguments.steps import Steps
 from megatron.neox_arguments.suggestions import nearest
@@ -26,6 +34,7 @@ POSITIVE = (
     "gmlp_attn_dim",
     "intermediate_size",
     "expansion_factor",
+    "ffn_hidden_size",
     "mlp_multiple_of",
     "make_vocab_size_divisible_by",
     "rotary_emb_base",
@@ -119,24 +128,20 @@ def _blocks(args: Any) -> Iterator[str]:
     yield from block_sizes.problems(args)
 
 
-@rule("hidden_size", "intermediate_size", "expansion_factor", "mlp_multiple_of", "model_parallel_size")
+@rule(
+    "hidden_size",
+    "intermediate_size",
+    "expansion_factor",
+    "ffn_hidden_size",
+    "mlp_multiple_of",
+    "activation",
+    "attention_config",
+    "moe_num_experts",
+    "moe_expert_interval",
+    "model_parallel_size",
+)
 def _mlp(args: Any) -> Iterator[str]:
-    if args.intermediate_size is not None and args.expansion_factor is not None:
-        yield (
-            f"intermediate_size={args.intermediate_size} and expansion_factor={args.expansion_factor} both set the "
-            f"width of the MLP; keep one"
-        )
-    elif args.hidden_size and args.mlp_multiple_of > 0 and block_sizes.has_mlp(args):
-        width = args.intermediate_size or int((args.expansion_factor or 4) * args.hidden_size)
-        multiple = args.mlp_multiple_of
-        inner, outer = -(-width // (2 * multiple)) * 2 * multiple, -(-width // multiple) * multiple
-        if inner != outer:
-            yield (
-                f"MLP width {width} with mlp_multiple_of={multiple} makes the two MLP matrices disagree "
-                f"({inner} and {outer}); use a width that is a multiple of {2 * multiple}"
-            )
-        elif inner % args.model_parallel_size:
-            yield f"MLP width {inner} must be a multiple of model_parallel_size={args.model_parallel_size}"
+    yield from mlp_sizes.problems(args)
 
 
 @rule(*experts.KEYS)
@@ -181,6 +186,11 @@ def _sequence_parallel(args: Any) -> Iterator[str]:
 def _curriculum(args: Any) -> Iterator[str]:
     if args.seq_length:
         yield from curriculum.problems(args)
+
+
+@rule("soft_prompt_tuning", "seq_length", "isolate_documents")
+def _soft_prompt(args: Any) -> Iterator[str]:
+    yield from soft_prompt_problems(args)
 
 
 @rule("num_unique_layers", "num_layers")
@@ -297,6 +307,12 @@ def _prompts(args: Any) -> Iterator[str]:
 def _half_precision_loss(args: Any) -> Iterator[str]:
     if args.fp16_lm_cross_entropy and args.precision != "fp16":
         yield f"fp16_lm_cross_entropy needs precision: fp16, not {args.precision}"
+
+
+@rule("activation", "use_flashattn_swiglu")
+def _swiglu_kernel(args: Any) -> Iterator[str]:
+    if args.use_flashattn_swiglu and args.activation != "swiglu":
+        yield f"use_flashattn_swiglu works on activation: swiglu only, not {args.activation}"
 
 
 @rule("activation", "bias_gelu_fusion", "onnx_safe")

@@ -8,6 +8,7 @@ the CUDA context (together one to several GB) are not part of the estimate.
 from dataclasses import dataclass
 from typing import Any
 
+from megatron.neox_arguments.mlp_sizes import has_dense_mlp, mlp_sizes
 from megatron.planning.layers import Layer, local_parameters
 from megatron.registry import capabilities
 
@@ -81,9 +82,8 @@ def _block_activations(neox_args: Any, tokens: int) -> float:
     whole = 4.0
     if neox_args.gpt_j_residual:
         whole = 2.0 if neox_args.gpt_j_tied else 3.0
-    width = neox_args.intermediate_size or (neox_args.expansion_factor or 4) * hidden
     # Queries, keys, values and attention output; before and after the activation function.
-    cut = 4.0 + 2.0 * width / hidden
+    cut = 4.0 + (sum(mlp_sizes(neox_args)) / hidden if has_dense_mlp(neox_args) else 8.0)
     masks = 2.0 if neox_args.hidden_dropout > 0 else 0.0
     replicated = (whole * element + masks) / (ranks if neox_args.sequence_parallel else 1)
     return tokens * hidden * (replicated + cut * element / ranks)

@@ -3,18 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
+from megatron.neox_arguments.mlp_sizes import GATED_ACTIVATIONS
 from megatron.registry import lookup
+
+Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A choice: `make(neox_args)` gives the function; gated ones halve the width."""
+    """A choice: `make(neox_args)` gives the function [..., f] -> [..., f], or -> [..., f/2] if it is gated."""
 
-    make: Callable[..., Callable]
-    gated: bool = False
+    make: Callable[..., Function]
 
 
-def get_activation(neox_args) -> tuple[Callable, bool]:
+def get_activation(neox_args) -> tuple[Function, bool]:
     """(function, whether it is gated) of the config."""
-    activation = lookup("activation", neox_args.activation)
-    return activation.make(neox_args), activation.gated
+    name = neox_args.activation
+    return lookup("activation", name).make(neox_args), name in GATED_ACTIVATIONS

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron.neox_arguments.fields.model_shape import ModelShape
-from megatron.neox_arguments.markers import derived, later, partly
+from megatron.neox_arguments.markers import derived, later
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 
@@ -64,11 +64,12 @@ class ModelBlocks(NeoXArgsTemplate):
         "swiglu",
         "bilinear",
         "glu",
-    ] = partly("gelu")
-    """Non-linearity of the MLP; geglu, reglu, swiglu, bilinear and glu are gated."""
+    ] = "gelu"
+    """Non-linearity of the MLP. geglu, reglu, swiglu, bilinear and glu are gated: the first matrix gives halves x and
+    gate, of which the second takes act(gate) * x, with act gelu, relu, silu, nothing or the logistic function."""
 
-    use_flashattn_swiglu: bool = later(False)
-    """Use flash-attn's swiglu kernel where that package is installed."""
+    use_flashattn_swiglu: bool = False
+    """Use the swiglu kernel of the package flash-attn, which must be installed. Only for activation swiglu."""
 
     scaled_upper_triang_masked_softmax_fusion: bool = False
     """A hint without effect on results: the attention back-end already fuses scale, causal mask and softmax."""
@@ -104,7 +105,7 @@ class ModelBlocks(NeoXArgsTemplate):
     """With gpt_j_residual, feed both branches from one shared norm instead of two."""
 
     use_bias_in_norms: bool = True
-    """Give LayerNorm (norm: layernorm) a bias; the other norms have none, but te_layernorm always has one."""
+    """Give LayerNorm (norm: layernorm) a bias; the other norms have none, and te_layernorm cannot be without."""
 
     use_bias_in_attn_linear: bool = True
     """Give the query-key-value and the attention output projection biases."""

@@ -33,13 +33,18 @@ class ModelShape(NeoXArgsTemplate):
     """Width of the residual stream. Required."""
 
     intermediate_size: int | None = None
-    """Width of the MLP; 4*hidden_size when unset. Gated activations use one third of it for each half."""
+    """Width of the MLP; 4*hidden_size when unset. Gated activations use one third of it for each half, which keeps the
+    number of parameters; ffn_hidden_size says the width as it is."""
+
+    ffn_hidden_size: int | None = None
+    """Width of the MLP taken literally, as other programs' intermediate_size: what the second matrix takes in, and for
+    gated activations also each half of what the first gives. Excludes intermediate_size and expansion_factor."""
 
     mlp_multiple_of: int = 1
     """MLP widths are rounded up to a multiple of this."""
 
     expansion_factor: float | None = None
-    """MLP width as a multiple of hidden_size. Excludes intermediate_size."""
+    """MLP width as a multiple of hidden_size, treated as intermediate_size is, which it excludes."""
 
     seq_length: int | None = None
     """Tokens per training sample; defaults to max_position_embeddings."""
@@ -124,5 +129,5 @@ class ModelShape(NeoXArgsTemplate):
     output_layer_parallelism: Literal["column"] = "column"
     """Which dimension of an untied output matrix is split over tensor-parallel processes."""
 
-    soft_prompt_tuning: dict | None = later(None)
-    """Train only a prompt of n_tokens embeddings: keys enabled, n_tokens, init_string, init_range."""
+    soft_prompt_tuning: dict | None = None
+    """Train only a prompt of embeddings: keys enabled, n_tokens (or num_tokens), init_string, init_range."""

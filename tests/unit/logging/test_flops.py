@@ -13,7 +13,7 @@ def shape():
     return SimpleNamespace(
         hidden_size=768, num_layers=12, seq_length=2048, train_batch_size=4, padded_vocab_size=50304,
         num_attention_heads=12, num_kv_heads=None, head_dim=None, intermediate_size=None, expansion_factor=None,
-        mlp_multiple_of=1,
+        mlp_multiple_of=1, ffn_hidden_size=None,
         activation="gelu", bias_gelu_fusion=False, onnx_safe=False, checkpoint_activations=True, world_size=1,
     )  # fmt: skip
 

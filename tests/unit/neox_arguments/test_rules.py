@@ -21,10 +21,10 @@ BAD = [
         "num_attention_heads=4 must be a multiple of model_parallel_size=8",
     ),
     ({"intermediate_size": 128, "expansion_factor": 2.0}, "both set the width of the MLP"),
-    ({"intermediate_size": 129}, "makes the two MLP matrices disagree (130 and 129)"),
+    ({"intermediate_size": 129}, "matrices disagree (130 features come out of the first, 129 go"),
     (
         {"intermediate_size": 768, "mlp_multiple_of": 256},
-        "(1024 and 768); use a width that is a multiple of 512",
+        "(1024 features come out of the first, 768 go into the second); choose another width",
     ),
     (
         {"intermediate_size": 102, "model_parallel_size": 4, "global_num_gpus": 4},
