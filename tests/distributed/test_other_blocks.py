@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from tests.distributed import test_documents
 from tests.distributed.layouts import train_in_layout
 from tests.distributed.test_layouts import LAYOUTS, assert_same_training
 
@@ -28,3 +29,11 @@ def test_half_precision_follows_the_fp32_loss():
     settings = {**MIXED, "precision": "bfloat16", **LAYOUTS["tp2+sp"]}
     losses = train_in_layout(settings, with_gradients=False)["losses"]
     assert losses == pytest.approx(single_process()["losses"], rel=1e-2)
+
+
+def test_mamba_keeps_isolated_documents_apart_in_every_layout():
+    kinds = {"attention_config": ["mamba", "global", "mamba", "mamba"]}
+    single = test_documents.train_in_layout({}, **kinds)
+    assert_same_training(test_documents.train_in_layout(LAYOUTS["tp2xpp2+sp"], **kinds), single)
+    mixed_up = test_documents.train_in_layout({}, **kinds, isolate_documents=False)
+    assert mixed_up["losses"] != single["losses"]

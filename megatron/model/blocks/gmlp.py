@@ -35,6 +35,7 @@ class TinyAttention(torch.nn.Module):
         self.scale = 1.0 / math.sqrt(attention_width)
         self.dropout = dropout
         self.proj_qkv = InnerRowLinear(2 * width, 3 * attention_width, init_method, blocks=(width, width))
+        self.proj_qkv.weight.fused_matrices = (1, 3)
         self.proj_ffn = InnerColumnLinear(attention_width, width, init_method)
         self.use_cache = False
         self.clear_cache()
