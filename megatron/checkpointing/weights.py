@@ -268,7 +268,9 @@ def _fill_layer(
     same_layout = saved.tensor_size == mpu.get_model_parallel_world_size()
     names = set(saved.layer(index, mpu.get_model_parallel_rank() if same_layout else 0))
     missing = sorted(
-        path for path, parameter in parameters.items() if path not in names and id(parameter) not in filled
+        path
+        for path, parameter in parameters.items()
+        if path not in names and id(parameter) not in filled and not hasattr(parameter, "start")
     )
     # The embedding of an output that shares its weights lacks the position table.
     unknown = sorted(names - set(parameters)) if index > 0 else []
@@ -278,7 +280,7 @@ def _fill_layer(
             f"layer {index} of the checkpoint in {saved.directory} has " + ", ".join(listed)
         )
     for path, parameter in parameters.items():
-        if id(parameter) in filled:
+        if id(parameter) in filled or path not in names:
             continue
         filled.add(id(parameter))
         own = local_part(
@@ -295,6 +297,10 @@ def _fill_layer(
             )
         with torch.no_grad():
             parameter.copy_(own)
+    for path, parameter in parameters.items():
+        if path not in names and getattr(parameter, "start", None) is not None:
+            # A new prompt for the model of this checkpoint.
+            parameter.start()
 
 
 def local_part(

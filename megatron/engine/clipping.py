@@ -17,8 +17,7 @@ def clip_gradients(engine) -> torch.Tensor:
     """
     parameters = [parameter for parameter in engine.module.parameters() if parameter.grad is not None]
     counted = [parameter.grad for parameter in parameters if _counts(parameter)]
-    device = parameters[0].device
-    square = torch.zeros((), device=device)
+    square = torch.zeros((), device=engine.device)
     if counted:
         square = torch.stack(torch._foreach_norm(counted)).square().sum()
     for group, size in (
@@ -29,7 +28,8 @@ def clip_gradients(engine) -> torch.Tensor:
             torch.distributed.all_reduce(square, group=group())
     norm = square.sqrt()
     scale = (engine.gradient_clipping() / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_([parameter.grad for parameter in parameters], scale)
+    if parameters:  # a stage may have nothing to train
+        torch._foreach_mul_([parameter.grad for parameter in parameters], scale)
     engine._global_grad_norm = norm
     return norm
 

@@ -13,6 +13,7 @@ from megatron.engine.setup import get_model
 from megatron.initialize import initialize_megatron
 from megatron.mpu.state import current
 from megatron.neox_arguments import NeoXArgs
+from megatron.neox_arguments.soft_prompt import SoftPrompt
 
 # What training needs and answering does not.
 INFERENCE_OVERRIDES = {
@@ -42,6 +43,8 @@ class InferenceModel:
         self.hidden_dtype = next(p.dtype for p in self.module.parameters() if p.is_floating_point())
         pipe = current().pipe
         self._stages, self._stage = pipe.ranks, pipe.rank
+        self._prompt = SoftPrompt.from_config(neox_args)
+        self._generating = self._use_cache = self._begun = False
         modules = self.module.modules()
         self._sequence_parallel = [
             module for module in modules if getattr(module, "sequence_parallel", False)
@@ -67,18 +70,21 @@ class InferenceModel:
     def inference_mode(self, use_cache: bool = True) -> None:
         """Gathered logits, no dropout; with `use_cache` keys and values of the past are kept between calls."""
         self.module.inference_mode(use_cache=use_cache)
+        self._generating, self._use_cache, self._begun = True, use_cache, False
         for module in self._sequence_parallel:  # a single token cannot be split over ranks
             module.sequence_parallel = False
 
     def train_mode(self) -> None:
         """Back to training."""
         self.module.train_mode()
+        self._generating = False
         for module in self._sequence_parallel:
             module.sequence_parallel = True
 
     def clear_cache(self) -> None:
         """Forget the past; due before every new prompt."""
         self.module.clear_cache()
+        self._begun = False
 
     @torch.no_grad()
     def forward(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor | None:
@@ -87,7 +93,9 @@ class InferenceModel:
         Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens.
         Returns: logits [b, n, V] of the padded vocabulary on the last stage, None on the others.
         """
-        inputs = (tokens, position_ids) if self.is_first_stage else self._receive(tokens.shape)
+        batch, length = tokens.shape
+        prompt = self._prompt_due()
+        inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
         outputs = self.module(inputs)
         if not self.is_last_stage:
             dist.send(
@@ -96,12 +104,18 @@ class InferenceModel:
             return None
         if outputs.shape[-1] != self.neox_args.padded_vocab_size:
             outputs = mpu.gather_from_model_parallel_region(outputs)
-        return outputs
+        return outputs[:, prompt:]
 
     __call__ = forward
 
-    def _receive(self, shape: torch.Size) -> torch.Tensor:
-        batch, length = shape
+    def _prompt_due(self) -> int:
+        """Positions that a soft prompt adds to this pass: none to the later pieces of a cached text."""
+        if self._prompt is None or not self._generating or (self._use_cache and self._begun):
+            return 0
+        self._begun = True
+        return self._prompt.n_tokens
+
+    def _receive(self, batch: int, length: int) -> torch.Tensor:
         # The blocks, layers 2 to num_layers + 1, and the layer that turns their output back work on [s, b, h].
         among_blocks = 2 <= self.module._local_start <= self.neox_args.num_layers + 2
         rows = (length, batch) if among_blocks else (batch, length)

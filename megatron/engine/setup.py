@@ -88,6 +88,9 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
     if engine.dp_world_size == 1 and not engine.zero_optimization():
         # A group of one has nothing to reduce, but DeepSpeed would copy all gradients into buckets and back.
         engine.enable_backward_allreduce = engine.pipeline_enable_backward_allreduce = False
+    if hasattr(optimizer, "attach"):
+        # It averages gradients in its own way, from some step on.
+        optimizer.attach(engine)
     if fresh:
         restore_full_precision_masters(engine, neox_args)
     # ZeRO-3 has emptied its parameters and keeps their true size.
@@ -144,5 +147,7 @@ def restore_full_precision_masters(engine, neox_args) -> None:
     from deepspeed.utils import safe_set_full_fp32_param
 
     for name, parameter in engine.module.logical_named_parameters():
+        if not parameter.requires_grad or getattr(parameter, "start", None) is not None:
+            continue  # has no master, or is no drawn value
         value = mpu.initial_value(parameter, name, neox_args.seed, neox_args.use_cpu_initialization)
         safe_set_full_fp32_param(parameter, value)

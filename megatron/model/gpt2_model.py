@@ -93,6 +93,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
             embedding = self.tied_modules[EMBEDDING_KEY]
             embedding.position_embeddings = None
             embedding.tokentype_embeddings = None
+            embedding.soft_prompt = None
 
     def _share_parameters(self) -> list[tuple[torch.nn.Parameter, Any]]:
         """What the stages have to sum the gradients of, besides the embedding: see connect_stages."""
@@ -104,7 +105,8 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
 
     def get_tied_weights_and_groups(self) -> list[tuple[torch.nn.Parameter, Any]]:
         """(parameter, group): what DeepSpeed's engine sums the gradients of over the stages that hold it."""
-        return super().get_tied_weights_and_groups() + self._shared_over_stages
+        shared = super().get_tied_weights_and_groups() + self._shared_over_stages
+        return [(parameter, group) for parameter, group in shared if parameter.requires_grad]
 
     def forward(self, forward_input: Any) -> torch.Tensor:
         """This stage's layers; recomputation per block instead of DeepSpeed's per fixed stretch of all layers."""
@@ -124,6 +126,8 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
         """(layer index.path, parameter) of this stage; a parameter of several layers once for each."""
         tied_prefix = f"tied_modules.{EMBEDDING_KEY}."
         for name, parameter in self.named_parameters(remove_duplicate=False):
+            if name.startswith("anchor"):  # see get_params_for_weight_decay_optimization
+                continue
             yield (f"0.{name[len(tied_prefix) :]}" if name.startswith(tied_prefix) else name), parameter
 
     def to_sequential(self) -> SequentialWrapper:

@@ -9,6 +9,7 @@ from megatron import mpu
 from megatron.model.layers import ModuleSpec, TiedSpec, layer_specs
 from megatron.model.sharing import link_parameters, owning_layers
 from megatron.model.utils import SequentialWrapper, TiedLayer, mark_norms_for_sequence_parallel_grad_sync
+from megatron.neox_arguments.soft_prompt import SoftPrompt
 
 
 def checkpoint_function(neox_args) -> Callable:
@@ -64,3 +65,14 @@ def finish_model(model, neox_args) -> None:
         model.logical_named_parameters(), neox_args.seed, neox_args.use_cpu_initialization
     )
     mark_norms_for_sequence_parallel_grad_sync(model, neox_args)
+    if SoftPrompt.from_config(neox_args) is not None:
+        begin_prompt_tuning(model)
+
+
+def begin_prompt_tuning(model: torch.nn.Module) -> None:
+    """Freeze everything but the prompt, and give it its first value."""
+    for name, parameter in model.named_parameters():
+        if not name.endswith("soft_embedding_weight"):
+            parameter.requires_grad = False
+        elif parameter.start is not None and not parameter.is_meta:
+            parameter.start()

@@ -9,6 +9,7 @@ from megatron import mpu
 from megatron.model.norms import norm_classes
 from megatron.model.sharing import each_once
 from megatron.mpu import collectives
+from megatron.mpu.parameters import zeros_
 
 NORM_CLASSES = norm_classes()
 
@@ -231,23 +232,51 @@ def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args)
     """Optimizer groups: matrices decay; biases, norm parameters and those with `_no_weight_decay` do not.
 
     Returns: [{"params", "name": "weight_decay_params"}, {"params", "weight_decay": 0.0, "name":
-    "no_weight_decay_params"}]; with weight_decay 0 all are in one group of the second kind.
+    "no_weight_decay_params"}], without a group that has no members; with weight_decay 0 all are in one of the second
+    kind. Frozen parameters are in none. With muP (see megatron.model.mup) groups have a `width_mult`, by which the learning
+    rate is divided and the decay multiplied, and there is one group for each value of it.
     """
-    decayed: list[torch.nn.Parameter] = []
-    undecayed: list[torch.nn.Parameter] = []
-    seen: set[int] = set()
+    members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     of_norms = {id(parameter) for norm in norms(module) for parameter in norm.parameters()}
-    for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            plain = id(parameter) in of_norms or name == "bias" or hasattr(parameter, "_no_weight_decay")
-            (undecayed if plain or neox_args.weight_decay == 0.0 else decayed).append(parameter)
-    fixed = {"params": undecayed, "weight_decay": 0.0, "name": "no_weight_decay_params"}
-    if neox_args.weight_decay == 0.0:
-        return [fixed]
-    return [{"params": decayed, "name": "weight_decay_params"}, fixed]
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kept = (
+            id(parameter) in of_norms
+            or name.split(".")[-1] == "bias"
+            or hasattr(parameter, "_no_weight_decay")
+        )
+        decays = not kept and neox_args.weight_decay != 0.0
+        members.setdefault((decays, getattr(parameter, "width_mult", 1.0)), []).append(parameter)
+    groups = []
+    for decays, width_mult in sorted(_keys_of_all_stages(set(members)), key=lambda key: (not key[0], key[1])):
+        group: dict[str, Any] = {"params": members.get((decays, width_mult)) or [_anchor(module)]}
+        group["name"] = "weight_decay_params" if decays else "no_weight_decay_params"
+        if not decays:
+            group["weight_decay"] = 0.0
+        if neox_args.use_mup:
+            group["width_mult"] = width_mult
+            if decays:
+                group["weight_decay"] = neox_args.weight_decay * width_mult
+        groups.append(group)
+    return groups
+
+
+def _keys_of_all_stages(own: set) -> set:
+    """The groups of any pipeline stage. All stages must have the same, since DeepSpeed reduces their norms in turn."""
+    stages = mpu.get_pipe_parallel_world_size()
+    if stages == 1:
+        return own
+    gathered: list = [None] * stages
+    torch.distributed.all_gather_object(gathered, own, group=mpu.get_pipe_parallel_group())
+    return set().union(*gathered)
+
+
+def _anchor(module: torch.nn.Module) -> torch.nn.Parameter:
+    """The only member of a group that has none on this stage: a number that nothing uses."""
+    anchor = mpu.make_parameter(mpu.ParameterSpec((1,), zeros_), next(module.parameters()).device)
+    module.register_parameter(f"anchor{len(list(module.parameters(recurse=False)))}", anchor)
+    return anchor
 
 
 def mark_norms_for_sequence_parallel_grad_sync(module: torch.nn.Module, neox_args) -> None:

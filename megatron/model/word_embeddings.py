@@ -7,7 +7,62 @@ from megatron import mpu
 from megatron.model.documents import LayerInput
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter
+from megatron.neox_arguments.soft_prompt import SoftPrompt
 from megatron.registry import lookup
+
+
+class SoftEmbedding(torch.nn.Module):
+    """A prompt of learned vectors in front of the embedded text (arXiv 2104.08691).
+
+    Args: wte: maps token ids to embeddings (VocabParallelEmbedding); init_range, init_string: see SoftPrompt.
+    Parameter: soft_embedding_weight [n_tokens, h], whole on every rank.
+    Attributes: generating: the text keeps its length, and only the first piece of a cached one gets the prompt; in
+    training and evaluation the end of the text makes room for the prompt.
+    """
+
+    def __init__(
+        self,
+        neox_args,
+        wte: torch.nn.Module,
+        n_tokens: int = 10,
+        init_range: float = 0.5,
+        init_string: str = "",
+    ):
+        super().__init__()
+        self.n_tokens = n_tokens
+        self.generating = self.use_cache = self.begun = False
+
+        def uniform_(tensor: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+            return tensor.uniform_(-init_range, init_range, generator=generator)
+
+        self.soft_embedding_weight = make_parameter(
+            ParameterSpec((n_tokens, neox_args.hidden_size), uniform_)
+        )
+        self.soft_embedding_weight.is_table = True
+        # What gives it its first value once the word embeddings have theirs, be it initial or loaded.
+        self.soft_embedding_weight.start = None
+        if init_string:
+            words = neox_args.tokenizer.tokenize(init_string)
+            repeated = (words * -(-n_tokens // len(words)))[:n_tokens]
+            self.soft_embedding_weight.start = lambda: self.start_from(wte, repeated)
+
+    @torch.no_grad()
+    def start_from(self, wte: torch.nn.Module, tokens: list[int]) -> None:
+        """Begin with the embeddings of n_tokens tokens."""
+        self.soft_embedding_weight.copy_(wte(torch.tensor(tokens, device=self.soft_embedding_weight.device)))
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """[b, s, h] -> [b, s, h], or [b, n_tokens + s, h] when generating."""
+        if self.generating and self.use_cache and self.begun:
+            return embeddings
+        self.begun = True
+        prompt = self.soft_embedding_weight.expand(embeddings.shape[0], -1, -1)
+        text = embeddings if self.generating else embeddings[:, : embeddings.shape[1] - self.n_tokens]
+        return torch.cat([prompt, text], 1)
+
+    def clear_cache(self) -> None:
+        """The next piece is the first one of a text."""
+        self.begun = False
 
 
 class Embedding(torch.nn.Module):
@@ -49,6 +104,11 @@ class Embedding(torch.nn.Module):
                 ParameterSpec((num_tokentypes, hidden_size), init_method)
             )
             self.tokentype_embeddings.is_table = True
+        self.soft_prompt = None
+        if (prompt := SoftPrompt.from_config(neox_args)) is not None:
+            self.soft_prompt = SoftEmbedding(
+                neox_args, self.word_embeddings, prompt.n_tokens, prompt.init_range, prompt.init_string
+            )
 
     @property
     def word_embeddings_weight(self) -> torch.nn.Parameter:
@@ -72,6 +132,8 @@ class Embedding(torch.nn.Module):
             embeddings = embeddings + F.embedding(tokentype_ids, self.tokentype_embeddings)
         if self.training and self.dropout > 0.0:
             embeddings = F.dropout(embeddings, self.dropout)
+        if self.soft_prompt is not None:
+            embeddings = self.soft_prompt(embeddings)
         if self.sequence_parallel:
             embeddings = mpu.scatter_to_sequence_parallel_region(embeddings, seq_dim=1)
         return embeddings

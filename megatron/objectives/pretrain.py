@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from megatron import mpu
 from megatron.model import cross_entropy
 from megatron.model.gpt2_model import masked_mean
+from megatron.neox_arguments.soft_prompt import SoftPrompt
 from megatron.objectives.base import Loss
 from megatron.registry import register
 
@@ -29,6 +30,12 @@ def positions_and_loss_mask(
     return position_ids, loss_mask
 
 
+def behind_prompt(targets: torch.Tensor, length: int) -> torch.Tensor:
+    """Labels or mask [b, s] of a text that a prompt of `length` has moved back: nothing (0) is wanted of the prompt,
+    and the end of the text has been cut off."""
+    return F.pad(targets[:, : targets.shape[1] - length], (length, 0)) if length else targets
+
+
 @register("objective", "normal")
 class Pretrain:
     """Mean cross entropy of the next token over the tokens that the loss mask keeps.
@@ -43,6 +50,8 @@ class Pretrain:
         # A tokenizer without such a token is asked for it only where it is needed.
         needed = self.eod_mask_loss or self.isolate_documents
         self.eod_token = neox_args.tokenizer.eod if needed else -1
+        prompt = SoftPrompt.from_config(neox_args)
+        self.prompt = prompt.n_tokens if prompt is not None else 0
         self.half_precision_loss = neox_args.fp16_lm_cross_entropy
         self.z_loss = neox_args.z_loss
         self.metric_names = ("lm_loss", "z_loss") if self.z_loss else ()
@@ -58,6 +67,7 @@ class Pretrain:
         if "label" in batch:
             loss_mask = loss_mask * (labels >= 0)
             labels = labels.clamp(min=0)
+        labels, loss_mask = behind_prompt(labels, self.prompt), behind_prompt(loss_mask, self.prompt)
         return (tokens, position_ids.contiguous()), (labels, loss_mask)
 
     def loss(self, outputs: torch.Tensor, targets) -> Loss:
