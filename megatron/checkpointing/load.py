@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import torch
+
 from megatron.checkpointing import manifest
 from megatron.checkpointing.checks import check_checkpoint_args, check_layout
 from megatron.checkpointing.choose import choose_checkpoint
 from megatron.checkpointing.foreign import load_foreign
 from megatron.checkpointing.model_files import saved_iteration
+from megatron.checkpointing.names import rank_optimizer_file
 from megatron.checkpointing.rng import restore_rng
+from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.saved_config import check_saved_config
 from megatron.checkpointing.weights import load_for_inference
 from megatron.common.console import print_rank_0
@@ -47,5 +51,8 @@ def load_checkpoint(
         raise CheckpointError(f"load: DeepSpeed could not read {directory}")
     check_checkpoint_args(neox_args, client_state.get("args", {}))
     restore_rng(neox_args, directory, client_state)
+    own = rank_optimizer_file(directory, torch.distributed.get_rank())
+    if own.is_file():
+        model.optimizer.load_rank_state(load_file(own))
     print_rank_0(f"loaded checkpoint {directory}")
     return saved_iteration(client_state, directory)

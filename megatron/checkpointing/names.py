@@ -51,6 +51,11 @@ def get_checkpoint_name(
     return str(Path(checkpoints_path, folder, f"mp_rank_{mp_rank:02d}", "model_optim_rng.pt"))
 
 
+def rank_optimizer_file(directory: str | Path, rank: int) -> Path:
+    """Where a global rank keeps optimizer states that no other rank has."""
+    return Path(directory, f"optimizer_rank_{rank:05d}.pt")
+
+
 def ensure_directory_exists(filename: str) -> None:
     """Make the folder a file is to be written into."""
     Path(filename).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,13 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing import manifest, provenance
-from megatron.checkpointing.names import LATEST, get_checkpoint_tag, partial_tag, saved_iterations
+from megatron.checkpointing.names import (
+    LATEST,
+    get_checkpoint_tag,
+    partial_tag,
+    rank_optimizer_file,
+    saved_iterations,
+)
 from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_checkpoints
 from megatron.checkpointing.rng import collect_rng_state, rng_file
 from megatron.common.console import human_bytes, info, warn
@@ -64,6 +70,9 @@ def save_ds_checkpoint(iteration: int, model, neox_args) -> str | None:
     if not neox_args.no_save_rng:
         # The shared files hold the generators of one rank per model-parallel group; every replica needs its own.
         storage.save(collect_rng_state(), str(rng_file(partial, torch.distributed.get_rank())))
+    own = getattr(model.optimizer, "rank_state", dict)()
+    if own:
+        storage.save(own, str(rank_optimizer_file(partial, torch.distributed.get_rank())))
     failure = _first_failure(storage.failure)
     if failure is None:
         failure = _seal(neox_args, iteration, root, partial)
