@@ -91,6 +91,9 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
     if hasattr(optimizer, "attach"):
         # It averages gradients in its own way, from some step on.
         optimizer.attach(engine)
+    if hasattr(optimizer, "attach"):
+        # It averages gradients in its own way, from some step on.
+        optimizer.attach(engine)
     if fresh:
         restore_full_precision_masters(engine, neox_args)
     # ZeRO-3 has emptied its parameters and keeps their true size.
