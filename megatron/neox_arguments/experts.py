@@ -33,9 +33,8 @@ def expert_width(args: Any) -> int:
 
     Gated experts have two matrices of this width each, as GPT-NeoX's gated experts (and Mixtral's) have.
     """
-    literal = getattr(args, "ffn_hidden_size", None)
-    if literal is not None:
-        return literal
+    if args.ffn_hidden_size is not None:
+        return args.ffn_hidden_size
     width = args.intermediate_size or int((args.expansion_factor or 4) * args.hidden_size)
     multiple = args.mlp_multiple_of if args.mlp_multiple_of > 1 else MULTIPLE_OF
     return math.ceil(width / multiple) * multiple

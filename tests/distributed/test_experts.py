@@ -11,8 +11,7 @@ from tests.distributed.layouts import BASE, GLOBAL_BATCH, VOCABULARY, samples, t
 BALANCE, Z_LOSS = 0.5, 0.05
 EXPERTS = {
     "num_layers": 2,
-    "intermediate_size": 32,
-    "mlp_multiple_of": 2,
+    "ffn_hidden_size": 32,
     "moe_num_experts": 4,
     "moe_top_k": 2,
     "moe_router_type": "topk",

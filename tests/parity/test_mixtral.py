@@ -8,7 +8,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from megatron.model.moe import ParallelDroplessMoE
 from tests.common.models import model_args
 
-HIDDEN, WIDTH, EXPERTS = 24, 48, 6
+HIDDEN, WIDTH, EXPERTS = 24, 36, 6
 
 
 def normal_(tensor, generator=None):
@@ -39,8 +39,7 @@ def test_output_and_gradients_equal_mixtral(top_k):
     args = model_args(
         hidden_size=HIDDEN,
         activation="swiglu",
-        intermediate_size=WIDTH,
-        mlp_multiple_of=WIDTH // 2,
+        ffn_hidden_size=WIDTH,
         moe_num_experts=EXPERTS,
         moe_top_k=top_k,
         moe_router_type="topk",

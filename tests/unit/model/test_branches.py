@@ -9,12 +9,11 @@ from tests.common.models import inputs_and_targets, model_args, randomize
 MLPS = {
     "dense": {},
     "gated": {"activation": "swiglu", "intermediate_size": 48},
-    "experts": {"moe_num_experts": 4, "intermediate_size": 32, "mlp_multiple_of": 2},
+    "experts": {"moe_num_experts": 4, "ffn_hidden_size": 32},
     "gated experts": {
         "moe_num_experts": 4,
         "activation": "swiglu",
-        "intermediate_size": 48,
-        "mlp_multiple_of": 24,
+        "ffn_hidden_size": 36,
     },
 }
 RESIDUALS = {

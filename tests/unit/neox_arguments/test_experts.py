@@ -12,6 +12,8 @@ from tests.common.models import model_args
         ({"hidden_size": 768}, 3072),
         ({"intermediate_size": 300}, 512),
         ({"intermediate_size": 300, "mlp_multiple_of": 50}, 300),
+        ({"ffn_hidden_size": 75}, 75),
+        ({"ffn_hidden_size": 75, "activation": "swiglu"}, 75),
         ({"expansion_factor": 2.0, "mlp_multiple_of": 12}, 48),
     ],
 )

@@ -19,9 +19,7 @@ def normal_(tensor, generator=None):
 
 def make(activation="gelu", **settings):
     torch.manual_seed(1)
-    args = model_args(
-        moe_num_experts=EXPERTS, activation=activation, intermediate_size=WIDTH, mlp_multiple_of=2, **settings
-    )
+    args = model_args(moe_num_experts=EXPERTS, activation=activation, ffn_hidden_size=WIDTH, **settings)
     return ParallelDroplessMLP(args, normal_, normal_)
 
 
@@ -118,6 +116,6 @@ def test_every_expert_is_initialised_as_a_matrix_of_its_own():
         tensor.zero_()[0] = 1.0
         return tensor
 
-    args = model_args(moe_num_experts=EXPERTS, intermediate_size=WIDTH, mlp_multiple_of=2)
+    args = model_args(moe_num_experts=EXPERTS, ffn_hidden_size=WIDTH)
     mlp = ParallelDroplessMLP(args, first_row_only, first_row_only)
     assert mlp.mlp.w1[:, 0].nonzero().flatten().tolist() == [0, WIDTH, 2 * WIDTH, 3 * WIDTH]

@@ -9,8 +9,7 @@ SETTINGS = {
     "moe_num_experts": 4,
     "moe_top_k": 2,
     "moe_router_type": "topk",
-    "intermediate_size": 32,
-    "mlp_multiple_of": 2,
+    "ffn_hidden_size": 32,
 }
 
 
