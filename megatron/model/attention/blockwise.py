@@ -30,15 +30,8 @@ class BlockwiseAttention:
         return True
 
     def __call__(self, query, key, value, *, scale, dropout, positions=None):
-        bias = self.pattern.bias_by_distance(key.shape[2], query.device)
-        if bias is not None and query.dtype != bias.dtype:
-            # Rounding a bias to 16 bits would blur the positions of distant keys.
-            in_full = (tensor.to(bias.dtype) for tensor in (query, key, value))
-            return self._all(*in_full, bias, positions, scale, dropout).to(query.dtype)
-        return self._all(query, key, value, bias, positions, scale, dropout)
-
-    def _all(self, query, key, value, bias, positions, scale, dropout):
         queries, length = query.shape[2], key.shape[2]
+        bias = self.pattern.bias_by_distance(length, query.device)
         firsts = range(length - queries, length, BLOCK)
         reach = self._earliest_keys(firsts, length, positions)
         outputs = []
@@ -112,8 +105,12 @@ class BlockwiseAttention:
 
 
 def _attend(query, key, value, mask, scale, dropout):
-    """Attention under a mask or bias [1 or b, 1 or n, q, k]; query heads that share keys become rows of one head, so
-    that keys need not be repeated."""
+    """Attention under a mask or an fp32 bias [1 or b, 1 or n, q, k]; query heads that share keys become rows of one
+    head, so that keys need not be repeated."""
+    dtype = query.dtype
+    if mask.is_floating_point():
+        # Rounding a bias to 16 bits would blur the positions of distant keys.
+        query, key, value = query.to(mask.dtype), key.to(mask.dtype), value.to(mask.dtype)
     heads, kv_heads, rows = query.shape[1], key.shape[1], query.shape[2]
     group = heads // kv_heads
     if group > 1:
@@ -121,4 +118,4 @@ def _attend(query, key, value, mask, scale, dropout):
         batch, _, _, keys = mask.shape
         mask = mask.expand(-1, max(mask.shape[1], group), -1, -1).reshape(batch, -1, group * rows, keys)
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
-    return output.reshape(output.shape[0], heads, rows, -1)
+    return output.reshape(output.shape[0], heads, rows, -1).to(dtype)

@@ -41,7 +41,7 @@ class FlexAttention:
     def serves(pattern: Pattern, demands: Demands) -> bool:
         # Layouts are looked up in units that blocks of theirs and of the kernel share.
         fits = pattern.layout is None or math.gcd(pattern.layout.block, BLOCK) >= 16
-        return fits and demands.head_size >= 16 and demands.dropout == 0 and has_accelerator()
+        return fits and 16 <= demands.head_size <= 256 and demands.dropout == 0 and has_accelerator()
 
     def __call__(self, query, key, value, *, scale, dropout, positions=None):
         if query.shape[2] != key.shape[2] or dropout:

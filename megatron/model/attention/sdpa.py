@@ -1,5 +1,6 @@
 """torch's scaled_dot_product_attention: flash, cuDNN or memory-efficient kernels on a GPU, a flash kernel on CPU."""
 
+import torch
 import torch.nn.functional as F
 
 from megatron.model.attention.backend import Demands
@@ -26,12 +27,11 @@ class ScaledDotProductAttention:
         queries, keys = query.shape[2], key.shape[2]
         if positions is not None or 1 < queries < keys:
             return self.continued(query, key, value, scale=scale, dropout=dropout, positions=positions)
+        group = query.shape[1] // key.shape[1]
+        if group > 1 and query.is_cuda and query.dtype == torch.float32:
+            # The only fused kernels for it want as many key heads as query heads.
+            key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+            group = 1
         return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            dropout_p=dropout,
-            is_causal=queries > 1,
-            scale=scale,
-            enable_gqa=key.shape[1] != query.shape[1],
+            query, key, value, dropout_p=dropout, is_causal=queries > 1, scale=scale, enable_gqa=group > 1
         )
