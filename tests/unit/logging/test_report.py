@@ -17,7 +17,7 @@ def config(tmp_path):
         log_interval=4, train_batch_size=8, seq_length=16, train_iters=40, peak_theoretical_tflops=None,
         precision="fp32", wall_clock_breakdown=False, hidden_size=32, num_layers=2, padded_vocab_size=64,
         num_attention_heads=4, num_kv_heads=None, head_dim=None, intermediate_size=None, expansion_factor=None,
-        mlp_multiple_of=1, ffn_hidden_size=None,
+        mlp_multiple_of=1, ffn_hidden_size=None, moe_num_experts=1,
         activation="gelu", bias_gelu_fusion=False, onnx_safe=False, checkpoint_activations=False, world_size=1,
         log_dir=str(tmp_path), tensorboard_writer=None, all_config={"hidden_size": 32}, curriculum_learning=None,
     )  # fmt: skip
