@@ -41,7 +41,13 @@ _RENAMED = (
     ("tied_modules.embed.", "0."),
 )
 # Tables and masks that are computed, not learned.
-_COMPUTED = ("rotary_emb.inv_freq", "position_embeddings.inv_freq", "attention.bias", "attention.masked_bias")
+_COMPUTED = (
+    "rotary_emb.inv_freq",
+    "position_embeddings.inv_freq",
+    "alibi_embed.slopes",
+    "attention.bias",
+    "attention.masked_bias",
+)
 _ROW_BIASES = ("attention.dense.bias", "mlp.linear2.bias")
 
 

@@ -34,6 +34,7 @@ from megatron.mpu.random import (
     model_parallel_cuda_manual_seed,
     model_parallel_manual_seed,
 )
+from megatron.mpu.relative_position_bias import ParallelRelativePositionBias
 from megatron.mpu.state import (
     ParallelState,
     destroy_model_parallel,
@@ -71,6 +72,7 @@ from megatron.mpu.utils import divide, split_tensor_along_last_dim
 
 __all__ = [
     "ColumnParallelLinear",
+    "ParallelRelativePositionBias",
     "ParallelState",
     "ParameterSpec",
     "RowParallelLinear",

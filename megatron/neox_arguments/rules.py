@@ -149,6 +149,36 @@ def _experts(args: Any) -> Iterator[str]:
     yield from experts.problems(args)
 
 
+@rule("pos_emb", "opt_pos_emb_offset", "seq_length", "max_position_embeddings")
+def _learned_positions(args: Any) -> Iterator[str]:
+    offset, rows, length = args.opt_pos_emb_offset, args.max_position_embeddings, args.seq_length
+    if offset and args.pos_emb != "learned":
+        yield f"opt_pos_emb_offset={offset} moves the ids of pos_emb: learned, not of {args.pos_emb}; remove it"
+    elif offset < 0:
+        yield f"opt_pos_emb_offset={offset} must not be negative"
+    elif offset and rows and length and length + offset > rows:
+        yield (
+            f"opt_pos_emb_offset={offset} and seq_length={length} need a table of {length + offset} positions; raise "
+            f"max_position_embeddings={rows}"
+        )
+
+
+@rule("pos_emb", "rpe_num_buckets", "rpe_max_distance")
+def _relative_positions(args: Any) -> Iterator[str]:
+    buckets, distance = args.rpe_num_buckets, args.rpe_max_distance
+    if args.pos_emb == "rpe" and (buckets < 2 or distance <= buckets // 2):
+        yield (
+            f"rpe_max_distance={distance} must exceed half of rpe_num_buckets={buckets}, which must be at least 2: the "
+            "first half of the buckets holds one distance each"
+        )
+
+
+@rule("pos_emb", "hidden_size")
+def _sinusoidal(args: Any) -> Iterator[str]:
+    if args.pos_emb == "sinusoidal" and args.hidden_size and args.hidden_size % 2:
+        yield f"pos_emb: sinusoidal needs an even hidden_size, not {args.hidden_size}"
+
+
 @rule("rotary_pct", "pos_emb", "hidden_size", "num_attention_heads", "head_dim")
 def _rotary(args: Any) -> Iterator[str]:
     if args.pos_emb != "rotary" or not args.hidden_size or not args.num_attention_heads:

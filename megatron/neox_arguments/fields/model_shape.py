@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron.neox_arguments.markers import later, partly
+from megatron.neox_arguments.markers import later
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 InitMethod = Literal[
@@ -73,19 +73,19 @@ class ModelShape(NeoXArgsTemplate):
     scalenorm_epsilon: float = 1.0e-8
     """Smallest norm scalenorm divides by."""
 
-    pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = partly(
-        "learned", "rotary", "none"
-    )
-    """How tokens learn their position: a learned table, rotary angles on queries and keys, or not at all."""
+    pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = "learned"
+    """How tokens learn their position: from a learned table or fixed sines and cosines at the embedding; by rotary angles
+    on queries and keys; by what is added to the scores of attention, a learned bias for each range of distances (rpe, as
+    in T5) or one that grows with the distance (alibi); or not at all."""
 
-    rpe_num_buckets: int = later(32)
+    rpe_num_buckets: int = 32
     """Number of distance buckets of the T5-style relative bias (pos_emb rpe)."""
 
-    rpe_max_distance: int = later(128)
+    rpe_max_distance: int = 128
     """Distance at which the last bucket of the relative bias begins (pos_emb rpe)."""
 
     opt_pos_emb_offset: int = 0
-    """Constant added to the ids of learned positions; OPT models use 2."""
+    """Constant added to the ids of learned positions, for which max_position_embeddings must have room; OPT uses 2."""
 
     no_weight_tying: bool = False
     """Give the output layer its own matrix instead of the word embedding's."""
