@@ -19,8 +19,10 @@ from megatron.engine.overflow import OverflowMonitor, explained_overflow
 from megatron.engine.setup import build_engine, get_learning_rate_scheduler, get_model, get_optimizer
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
+from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
+from megatron.logging.parameters import ParameterReport
 from megatron.logging.report import perplexity
 from megatron.neox_arguments.curriculum import Curriculum
 from megatron.objectives import build_objective
@@ -159,6 +161,10 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     engine.objective = objective
     engine.batch_function = BatchFunction(objective, neox_args.padded_vocab_size)
     engine.curriculum = Curriculum.from_config(neox_args.curriculum_learning)
+    engine.noise_scale = GradientNoiseScale.from_config(neox_args, engine)
+    if engine.noise_scale is not None:
+        engine.stateful["noise_scale"] = engine.noise_scale
+    engine.parameter_report = ParameterReport.from_config(neox_args, engine)
     if neox_args.is_pipe_parallel:
         engine.set_batch_fn(engine.batch_function)
     if without_optimizer:
@@ -206,7 +212,7 @@ def train(
             rate, scale = model.get_lr()[0], _loss_scale(neox_args, model)
             report_memory_flag = training_log(
                 neox_args, timers, losses, totals, rate, state.iteration, scale, report_memory_flag, skipped, model,
-                optimizer, metrics=metrics,
+                optimizer, model.noise_scale, metrics=metrics, parameter_report=model.parameter_report,
             )  # fmt: skip
             if neox_args.save and is_save_iter(neox_args, state.iteration):
                 _save(neox_args, timers, model, state)

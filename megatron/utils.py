@@ -14,6 +14,7 @@ from megatron.common.hosts import resource_pool
 from megatron.common.timers import Timer, Timers
 from megatron.engine.inference import setup_for_inference_or_eval
 from megatron.engine.overflow import OverflowMonitor
+from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.logging.report import report_memory
 from megatron.neox_arguments.attention_types import expand_attention_types
 from megatron.objectives.pretrain import positions_and_loss_mask
@@ -26,6 +27,7 @@ __all__ = [
     "expand_attention_types",
     "get_attn_mask",
     "get_ltor_masks_and_position_ids",
+    "get_noise_scale_logger",
     "get_total_params",
     "is_local_main",
     "is_mp_rank_0",
@@ -65,6 +67,11 @@ def get_ltor_masks_and_position_ids(
     """(attention mask, loss mask fp32 [b, s], position ids int64 [b, s]) of tokens int64 [b, s]."""
     position_ids, loss_mask = positions_and_loss_mask(data, eod_token, eod_mask_loss)
     return get_attn_mask(data.shape[1], data.device, sliding_window_width), loss_mask, position_ids
+
+
+def get_noise_scale_logger(neox_args, model) -> GradientNoiseScale | None:
+    """One that watches the gradients of a DeepSpeed engine, or None without log_gradient_noise_scale."""
+    return GradientNoiseScale.from_config(neox_args, model)
 
 
 def local_rank() -> int:

@@ -50,6 +50,9 @@ def load_checkpoint(
     if loaded is None:
         raise CheckpointError(f"load: DeepSpeed could not read {directory}")
     check_checkpoint_args(neox_args, client_state.get("args", {}))
+    for name, part in model.stateful.items():
+        if name in client_state:
+            part.load_state_dict(client_state[name])
     restore_rng(neox_args, directory, client_state)
     own = rank_optimizer_file(directory, torch.distributed.get_rank())
     if own.is_file():

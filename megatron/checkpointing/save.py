@@ -63,6 +63,7 @@ def save_ds_checkpoint(iteration: int, model, neox_args) -> str | None:
     if failure is not None:
         return failure
     client_state = {"iteration": iteration, "args": provenance.checkpoint_args(neox_args)}
+    client_state |= {name: part.state_dict() for name, part in model.stateful.items()}
     if not neox_args.no_save_rng:
         client_state |= collect_rng_state()
     storage = model.checkpoint_engine

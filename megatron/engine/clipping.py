@@ -7,16 +7,16 @@ so leaves the unsharded parameters of all later stages out of the norm.
 import torch
 
 from megatron import mpu
+from megatron.engine.parts import counts
 
 
 def clip_gradients(engine) -> torch.Tensor:
     """Scale all gradients so that their global L2 norm is at most `gradient_clipping`; nothing waits for the host.
 
-    A parameter counts once: sharded ones on every tensor-parallel rank, replicated ones on rank 0, tied ones on the
-    first stage that holds them. Returns: the norm before clipping, a scalar on the device.
+    Returns: the norm before clipping, a scalar on the device.
     """
     parameters = [parameter for parameter in engine.module.parameters() if parameter.grad is not None]
-    counted = [parameter.grad for parameter in parameters if _counts(parameter)]
+    counted = [parameter.grad for parameter in parameters if counts(parameter)]
     square = torch.zeros((), device=engine.device)
     if counted:
         square = torch.stack(torch._foreach_norm(counted)).square().sum()
@@ -32,9 +32,3 @@ def clip_gradients(engine) -> torch.Tensor:
         torch._foreach_mul_([parameter.grad for parameter in parameters], scale)
     engine._global_grad_norm = norm
     return norm
-
-
-def _counts(parameter: torch.nn.Parameter) -> bool:
-    if getattr(parameter, "ds_pipe_replicated", False):
-        return False
-    return parameter.model_parallel or mpu.get_tensor_model_parallel_rank() == 0

@@ -83,6 +83,8 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
         # DeepSpeed takes a class of this name to send an attention mask along; ours sends hidden states only.
         engine.set_has_attention_mask(False)
     engine.checkpoint_engine = SafeCheckpointEngine()
+    # What else of a run goes into its checkpoints: name -> object with state_dict() and load_state_dict().
+    engine.stateful = {}
     engine.clip_fp32_gradients = partial(clip_gradients, engine)
     scale_auxiliary_losses(engine)
     if engine.dp_world_size == 1 and not engine.zero_optimization():

@@ -15,6 +15,7 @@ from megatron.logging.flops import (
     model_flops_per_iteration,
 )
 from megatron.logging.metrics import Metrics
+from megatron.logging.parameters import ParameterReport
 from megatron.neox_arguments.curriculum import length_at
 
 # Keys of the running totals that are not metrics.
@@ -36,6 +37,7 @@ def training_log(
     optimizer,
     noise_scale_logger=None,
     metrics: Metrics | None = None,
+    parameter_report: ParameterReport | None = None,
 ) -> bool:
     """Add a step to the running totals; every `log_interval` iterations print the interval and start anew.
 
@@ -48,6 +50,9 @@ def training_log(
     values = _interval_means(total_loss_dict) | balance_metrics(neox_args, model)
     seconds = timers("interval time").elapsed() / neox_args.log_interval
     waited = timers("data wait").elapsed() / neox_args.log_interval
+    tags = {} if parameter_report is None else parameter_report.tags()
+    if noise_scale_logger is not None and (noise_scale := noise_scale_logger.noise_scale) is not None:
+        values["noise scale"] = noise_scale
     first = iteration - neox_args.log_interval + 1
     lengths = [length_at(neox_args, step) for step in range(first, iteration + 1)]
     speed = _speed(neox_args, seconds, lengths)
@@ -63,7 +68,7 @@ def training_log(
             "has diverged; stop it, lower the learning rate, and go on from an earlier checkpoint"
         )
     if metrics is not None:
-        tags = {f"train/{name.replace(' ', '_')}": value for name, value in values.items()}
+        tags |= {f"train/{name.replace(' ', '_')}": value for name, value in values.items()}
         tags |= {"train/learning_rate": learning_rate, "train/loss_scale": loss_scale}
         tags |= {f"runtime/{name}": value for name, value in speed.items()}
         tags |= {"runtime/iteration_time": seconds, "runtime/data_wait": waited}

@@ -14,6 +14,8 @@ NEEDED = {
     "iteration": "load",
     "no_load_optim": "load",
     "no_load_rng": "load",
+    "gradient_noise_scale_n_batches": "log_gradient_noise_scale",
+    "gradient_noise_scale_cpu_offload": "log_gradient_noise_scale",
     "weighted_sampler_alpha": "weight_by_num_documents",
     "gradient_predivide_factor": "prescale_gradients",
 }

@@ -230,6 +230,15 @@ def _shared_layers(args: Any) -> Iterator[str]:
         yield f"num_unique_layers={unique} must be at least 1 and divide num_layers={layers}"
 
 
+@rule("gradient_noise_scale_n_batches")
+def _noise_scale(args: Any) -> Iterator[str]:
+    if args.gradient_noise_scale_n_batches < 2:
+        yield (
+            f"gradient_noise_scale_n_batches={args.gradient_noise_scale_n_batches} must be at least 2, since the "
+            "gradients of one batch and of several are compared"
+        )
+
+
 @rule("num_layers", "pipe_parallel_size")
 def _stages(args: Any) -> Iterator[str]:
     if args.num_layers and args.num_layers > 0 and args.pipe_parallel_size > args.num_layers:

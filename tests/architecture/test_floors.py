@@ -13,6 +13,7 @@ FLOORS = (
     ("model", "data", "optimizers", "learning_rates"),
     ("objectives", "families"),
     ("initialize", "engine", "checkpointing", "logging", "generation", "evaluation"),
+    ("gradient_noise_scale",),
     ("training", "text_generation_utils", "planning", "utils"),
 )
 # Methods that the public config object has had from the beginning, although they speak of what stands above it.

@@ -68,25 +68,25 @@ class NeoXArgsLogging(NeoXArgsTemplate):
     log_interval: int = 100
     """Iterations between log lines."""
 
-    log_grad_pct_zeros: bool = later(False)
+    log_grad_pct_zeros: bool = False
     """Log the share of zero gradients of each parameter."""
 
-    log_param_norm: bool = later(False)
+    log_param_norm: bool = False
     """Log the norm of each parameter."""
 
-    log_grad_norm: bool = later(False)
+    log_grad_norm: bool = False
     """Log the norm of each parameter's gradient."""
 
-    log_optimizer_states: bool = later(False)
+    log_optimizer_states: bool = False
     """Log norms of the optimizer states."""
 
-    log_gradient_noise_scale: bool = later(False)
+    log_gradient_noise_scale: bool = False
     """Estimate and log the gradient noise scale (arXiv 1812.06162)."""
 
-    gradient_noise_scale_n_batches: int = later(5)
+    gradient_noise_scale_n_batches: int = 5
     """Batches averaged for the large-batch gradient of the noise scale."""
 
-    gradient_noise_scale_cpu_offload: bool = later(False)
+    gradient_noise_scale_cpu_offload: bool = False
     """Keep the noise scale's gradient buffer in CPU memory."""
 
     memory_profiling: bool = later(False)

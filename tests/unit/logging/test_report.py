@@ -20,6 +20,7 @@ def config(tmp_path):
         mlp_multiple_of=1, ffn_hidden_size=None, moe_num_experts=1,
         activation="gelu", bias_gelu_fusion=False, onnx_safe=False, checkpoint_activations=False, world_size=1,
         log_dir=str(tmp_path), tensorboard_writer=None, all_config={"hidden_size": 32}, curriculum_learning=None,
+        moe_num_experts=1,
     )  # fmt: skip
 
 

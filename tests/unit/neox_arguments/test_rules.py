@@ -12,6 +12,7 @@ BAD = [
     ({"train_iters": -5}, "train_iters=-5 must be above 0"),
     ({"num_workers": -1}, "num_workers=-1 must not be negative"),
     ({"seed": 0}, "seed=0 must be above 0"),
+    ({"gradient_noise_scale_n_batches": 1}, "gradient_noise_scale_n_batches=1 must be at least 2"),
     ({"z_loss": -0.1}, "z_loss=-0.1 must not be negative"),
     ({"hidden_dropout": 1.5}, "hidden_dropout=1.5 must lie between 0 and 1"),
     ({"warmup": -0.1}, "warmup=-0.1 must lie between 0 and 1"),
@@ -66,12 +67,21 @@ BAD = [
     ({"optimizer": {"type": "Adamm", "params": {}}}, "did you mean 'adam'?"),
     ({"optimizer": {"type": "Lion", "params": {"eps": 1e-8}}}, "optimizer.params: unknown key 'eps'"),
     ({"optimizer": {"type": "sm3", "params": {"beta": 1}}}, "beta=1 must be a number in [0, 1)"),
-    ({"optimizer": {"type": "muon", "params": {"ns_steps": 0}}}, "ns_steps=0 must be a whole number of at least 1"),
+    (
+        {"optimizer": {"type": "muon", "params": {"ns_steps": 0}}},
+        "ns_steps=0 must be a whole number of at least 1",
+    ),
     ({"optimizer": {"type": "muon", "params": {"adjust_lr_fn": "x"}}}, "be one of match_rms_adamw, original"),
     ({"optimizer": {"type": "sgd", "params": {"nesterov": "no"}}}, "nesterov='no' must be true or false"),
-    ({"optimizer": {"type": "lion", "params": {}}, "use_bnb_optimizer": True}, "needs optimizer.type: adam, not lion"),
+    (
+        {"optimizer": {"type": "lion", "params": {}}, "use_bnb_optimizer": True},
+        "needs optimizer.type: adam, not lion",
+    ),
     ({"wsd_decay_fraction": 0.0}, "wsd_decay_fraction=0.0 must be above 0 and at most 1"),
-    ({"warmup": 0.1, "warmup_iters": 5}, "warmup_iters and warmup all set the length of the warm-up; keep one"),
+    (
+        {"warmup": 0.1, "warmup_iters": 5},
+        "warmup_iters and warmup all set the length of the warm-up; keep one",
+    ),
     ({"warmup_iters": -5}, "warmup_iters=-5 must not be negative"),
     (
         {"warmup_iters": 2000, "lr_decay_iters": 1000},
