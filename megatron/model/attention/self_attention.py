@@ -112,9 +112,7 @@ class ParallelSelfAttention(torch.nn.Module):
             key, value = self.cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
         with sharded_region() if dropout else contextlib.nullcontext():
-            context = self.attend(
-                query, key, value, scale=self.scale, dropout=dropout, positions=positions
-            )
+            context = self.attend(query, key, value, scale=self.scale, dropout=dropout, positions=positions)
         return self.dense(context.permute(2, 0, 1, 3).reshape(length, batch, -1))
 
     def _project(
