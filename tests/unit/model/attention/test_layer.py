@@ -31,6 +31,8 @@ LAYERS = {
     "window": {"sliding_window_width": 4},
     "alibi": {"pos_emb": "alibi"},
     "alibi, layer scaling": {"pos_emb": "alibi", "apply_query_key_layer_scaling": True},
+    "rpe": {"pos_emb": "rpe"},
+    "rpe, layer scaling": {"pos_emb": "rpe", "apply_query_key_layer_scaling": True},
 }
 LENGTH = 17  # longer than the model's seq_length
 
