@@ -22,6 +22,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.14"],
     "wandb": ["wandb>=0.16"],
     "comet": ["comet-ml>=3.45"],
+    "bnb": ["bitsandbytes>=0.45"],
     "flashattention": ["flash-attn>=2.5"],
     "transformerengine": ["transformer-engine[pytorch]>=2.0"],
     "mamba": ["mamba-ssm>=2.0", "causal-conv1d>=1.2"],

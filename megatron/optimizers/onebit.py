@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 
 from megatron import mpu
 from megatron.optimizers.capabilities import Capabilities

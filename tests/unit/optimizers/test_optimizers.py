@@ -1,13 +1,18 @@
 """Every optimizer against its formula, written once more in plain fp64, and through interruptions."""
 
-import copy
+import importlib.util
 import math
+import sys
 
 import pytest
 import torch
 
 from megatron import registry
+from megatron.common.errors import ConfigError, MissingPackageError
+from megatron.neox_arguments import NeoXArgs
+from megatron.neox_arguments.features import check_features
 from megatron.optimizers import SM3, Lion, build_optimizer, madgrad_wd
+from tests.unit.neox_arguments.basic import minimal
 
 SHAPES = [(5, 3), (4,), (), (2, 3, 4)]
 STEPS = 6
@@ -159,7 +164,7 @@ def test_every_optimizer_makes_a_loss_fall(kind):
         optimizer.zero_grad()
         loss = (parameter - 1).square().sum()
         loss.backward()
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.step()
     assert losses[-1] < losses[0]
 
@@ -181,4 +186,78 @@ def test_the_configs_weight_decay_acts_on_the_first_group_only(kind):
 def test_params_weight_decay_wins_over_the_configs():
     (group, *_) = build("sm3", start(), weight_decay=0.5).param_groups
     assert group["weight_decay"] == 0.5
-    assert copy.copy(build("lion", start(), weight_decay=0.5).param_groups[0]["weight_decay"]) == 0.5
+    (group, *_) = build("lion", start(), weight_decay=0.5).param_groups
+    assert group["weight_decay"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "refusal"),
+    [
+        (
+            "muon",
+            {"zero_optimization": {"stage": 3}},
+            "zero 3 (zero_optimization.stage: 3): it needs whole matrices",
+        ),
+        ("sm3", {"zero_optimization": {"stage": 3}}, "it needs the rows and columns of whole matrices"),
+        ("onebitadam", {"zero_optimization": {"stage": 1}}, "onebitadam does not support zero 1"),
+        ("onebitadam", {"precision": "bfloat16"}, "does not support 16-bit precision (precision)"),
+    ],
+)
+def test_what_an_optimizer_cannot_be_combined_with_is_refused_with_keys(kind, changes, refusal):
+    neox_args = NeoXArgs.from_dict(minimal(optimizer={"type": kind, "params": {}}, **changes))
+    with pytest.raises(ConfigError) as caught:
+        check_features(neox_args)
+    assert refusal in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_adam_decays_apart_from_the_gradient_unless_told_otherwise(decoupled):
+    own, other = start(torch.float32), start(torch.float32)
+    reference = (torch.optim.AdamW if decoupled else torch.optim.Adam)(
+        [{"params": other[:2]}, {"params": other[2:], "weight_decay": 0.0}], lr=1e-2, weight_decay=0.1
+    )
+    run(build("adam", own, adam_w_mode=decoupled), own)
+    run(reference, other)
+    for parameter, value in zip(own, other, strict=True):
+        torch.testing.assert_close(parameter, value, rtol=1e-6, atol=1e-7)
+
+
+def test_one_bit_adam_is_adamw_until_it_freezes():
+    own, other = start(torch.float32), start(torch.float32)
+    run(build("onebitadam", own, freeze_step=100, lr=1e-2), own)
+    run(build("adam", other), other)
+    for parameter, value in zip(own, other, strict=True):
+        torch.testing.assert_close(parameter, value, rtol=1e-5, atol=1e-6)
+
+
+def test_one_bit_adam_keeps_the_second_moment_when_it_freezes():
+    parameters = start(torch.float32)
+    optimizer = build("onebitadam", parameters, freeze_step=3)
+    run(optimizer, parameters, 0, 3)
+    kept = optimizer.state[parameters[0]]["exp_avg_sq"].clone()
+    run(optimizer, parameters, 3)
+    assert torch.equal(optimizer.state[parameters[0]]["exp_avg_sq"], kept)
+
+
+def test_eight_bit_states_without_bitsandbytes_name_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingPackageError, match="use_bnb_optimizer needs the package 'bitsandbytes'"):
+        build_optimizer("adam", [{"params": start()}], {"lr": 1e-3}, 0.1, use_bnb_optimizer=True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_eight_bit_states_follow_adamw_and_leave_embeddings_in_32_bits():
+    def parameters():
+        found = [torch.nn.Parameter(gradient(99, 0, (64, 128)).float()) for _ in range(2)]
+        found[1].is_table = True
+        return found
+
+    own, other = parameters(), parameters()
+    optimizer = build_optimizer("adam", [{"params": own}], {"lr": 1e-2}, 0.1, use_bnb_optimizer=True)
+    run(optimizer, own)
+    run(build_optimizer("adam", [{"params": other}], {"lr": 1e-2}, 0.1), other)
+    kinds_of_states = {optimizer.state[parameter]["state1"].dtype for parameter in own}
+    assert optimizer.state[own[0]]["state1"].dtype == torch.uint8
+    assert kinds_of_states == {torch.uint8, torch.float32}
+    torch.testing.assert_close(own[1], other[1], rtol=1e-4, atol=1e-5)
+    assert (own[0] - other[0]).abs().mean() < 0.1 * 1e-2 * STEPS

@@ -33,9 +33,13 @@ def exchange(steps: int, resume_at: int | None = None) -> dict:
 def test_what_is_not_sent_is_remembered_to_the_last_bit_of_information():
     ranks = run_distributed(exchange, 3, STEPS)
     for number, shape in enumerate(SHAPES):
-        given = sum(sum(values(step, rank)[number] for rank in range(3)) / 3 for step in range(STEPS)).view(-1)
+        given = sum(sum(values(step, rank)[number] for rank in range(3)) / 3 for step in range(STEPS)).view(
+            -1
+        )
         got = sum(result[number] for result in ranks[0]["results"])
-        kept = sum(rank["sent"][number] for rank in ranks) / 3 + sum(rank["averaged"][number] for rank in ranks)
+        kept = sum(rank["sent"][number] for rank in ranks) / 3 + sum(
+            rank["averaged"][number] for rank in ranks
+        )
         torch.testing.assert_close(got + kept, given, rtol=1e-4, atol=1e-4)
         assert kept.abs().max() < 5 and shape
 
