@@ -1,12 +1,20 @@
 """Floating point operations of a training step, counted from the real architecture.
 
 Convention (arXiv:2104.04473, arXiv:2204.02311): a multiply-add is two operations; matrix products of the forward pass
-once, of the backward pass twice; attention scores over the full s x s square, although a causal kernel may skip half.
-Model FLOPs (MFU) leave recomputation out; hardware FLOPs (HFU) count the forward pass of recomputed layers again.
+once, of the backward pass twice; attention scores over the full s x s square, although a causal kernel may skip half,
+or over the s x w strip of a window of w positions; block-sparse layouts count as full ones. Model FLOPs (MFU) leave
+recomputation out; hardware FLOPs (HFU) count the forward pass of recomputed layers again.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+from megatron.model.attention.backend import pattern_of_layer
 from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
-from megatron.neox_arguments.mlp_sizes import mlp_sizes
+from megatron.neox_arguments.block_sizes import gmlp_width, mamba_channels
+from megatron.neox_arguments.experts import expert_width, has_experts
+from megatron.neox_arguments.mlp_sizes import GATED_ACTIVATIONS, mlp_sizes
 
 FORWARD_AND_BACKWARD = 3
 WITH_RECOMPUTATION = 4
@@ -27,16 +35,73 @@ def hardware_flops_per_iteration(neox_args, sequence: int | None = None) -> floa
 
 
 def _flops(neox_args, passes: int, sequence: int) -> float:
-    hidden = neox_args.hidden_size
-    tokens = neox_args.train_batch_size * sequence
-    size = head_size(neox_args)
-    query_width, kv_width = neox_args.num_attention_heads * size, key_value_heads(neox_args) * size
-    up, down = mlp_sizes(neox_args)
-    layer_weights = hidden * 2 * (query_width + kv_width) + hidden * up + down * hidden
-    layers = neox_args.num_layers * (2 * layer_weights + 4 * sequence * query_width) * passes
+    layers = 0.0
+    for number, kind in enumerate(neox_args.attention_config):
+        layers += _BLOCKS.get(kind, _transformer)(neox_args, number, sequence)
     # The output layer is never recomputed.
-    head = 2 * hidden * neox_args.padded_vocab_size * FORWARD_AND_BACKWARD
-    return float(tokens) * (layers + head)
+    head = 2 * neox_args.hidden_size * neox_args.padded_vocab_size * FORWARD_AND_BACKWARD
+    return float(neox_args.train_batch_size * sequence) * (layers * passes + head)
+
+
+# Each of the following: operations of the forward pass of a layer for one token of a sample of `sequence` tokens.
+
+
+def _transformer(args: Any, layer_number: int, sequence: int) -> float:
+    query_width, kv_width = (
+        heads * head_size(args) for heads in (args.num_attention_heads, key_value_heads(args))
+    )
+    projections = 2 * args.hidden_size * 2 * (query_width + kv_width)
+    window = pattern_of_layer(args, layer_number, None).window
+    scores_and_mixture = 4 * min(sequence, window or sequence) * query_width
+    mlp = _experts(args) if has_experts(args, layer_number) else 2 * args.hidden_size * sum(mlp_sizes(args))
+    return projections + scores_and_mixture + mlp
+
+
+def _experts(args: Any) -> float:
+    """The router, and those experts that a token is sent to."""
+    matrices = 3 if args.activation in GATED_ACTIVATIONS else 2
+    active = args.moe_top_k * matrices * expert_width(args)
+    return 2 * args.hidden_size * (args.moe_num_experts + active)
+
+
+def _mamba(args: Any, layer_number: int, sequence: int) -> float:
+    """arXiv 2312.00752: two projections in and one out, a convolution over 4 positions, the projections of step, B and
+    C with 16 states a channel, and the scan at 7 operations for each state."""
+    hidden, channels = args.hidden_size, mamba_channels(args)
+    step_rank = math.ceil(hidden / 16)
+    projections = 2 * 3 * hidden * channels
+    return projections + channels * (2 * 4 + 4 * step_rank + (4 + 7) * 16 + 1)
+
+
+def _rwkv(args: Any, layer_number: int, sequence: int) -> float:
+    """arXiv 2404.05892: receptance, key, value, gate and output of the time mix, its low-rank mixtures, the recurrence
+    at 6 operations for each state, and three matrices of the channel mix."""
+    hidden, width = args.hidden_size, args.dim_att
+    time_mix = 2 * 5 * hidden * width + 2 * (2 * 5 * 32 * hidden + 64 * (hidden + width))
+    recurrence = 6 * width * (width // args.num_attention_heads)
+    return time_mix + recurrence + 2 * (hidden * hidden + 2 * hidden * args.ffn_dim)
+
+
+def _gmlp(args: Any, layer_number: int, sequence: int) -> float:
+    """arXiv 2105.08050: h -> 2 f, a mixture over all positions of f features, f -> h."""
+    width = gmlp_width(args)
+    return 2 * 3 * args.hidden_size * width + 2 * sequence * width
+
+
+def _amlp(args: Any, layer_number: int, sequence: int) -> float:
+    """A gMLP with one attention head, whose q, k and v come from 2 f features and whose result goes to f."""
+    head, width = args.gmlp_attn_dim, gmlp_width(args)
+    attention = 2 * (2 * width * 3 * head + head * width) + 4 * sequence * head
+    return _gmlp(args, layer_number, sequence) + attention
+
+
+# kind in attention_config -> its count; all others are transformer layers
+_BLOCKS: dict[str, Callable[[Any, int, int], float]] = {
+    "mamba": _mamba,
+    "rwkv": _rwkv,
+    "gmlp": _gmlp,
+    "amlp": _amlp,
+}
 
 
 def get_forward_backward_flops(neox_args, iter_time_s: float) -> float:

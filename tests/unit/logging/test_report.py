@@ -1,7 +1,6 @@
 """The interval line and the trackers say what happened since the last one."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,19 +8,18 @@ import torch
 from megatron.common.timers import Timers
 from megatron.logging import Metrics, training_log
 from megatron.logging.flops import model_flops_per_iteration
+from megatron.neox_arguments import NeoXArgs
 
 
 @pytest.fixture
 def config(tmp_path):
-    return SimpleNamespace(
-        log_interval=4, train_batch_size=8, seq_length=16, train_iters=40, peak_theoretical_tflops=None,
-        precision="fp32", wall_clock_breakdown=False, hidden_size=32, num_layers=2, padded_vocab_size=64,
-        num_attention_heads=4, num_kv_heads=None, head_dim=None, intermediate_size=None, expansion_factor=None,
-        mlp_multiple_of=1, ffn_hidden_size=None, moe_num_experts=1,
-        activation="gelu", bias_gelu_fusion=False, onnx_safe=False, checkpoint_activations=False, world_size=1,
-        log_dir=str(tmp_path), tensorboard_writer=None, all_config={"hidden_size": 32}, curriculum_learning=None,
-        moe_num_experts=1,
-    )  # fmt: skip
+    settings = {
+        "log_interval": 4, "train_batch_size": 8, "max_position_embeddings": 16, "train_iters": 40, "hidden_size": 32,
+        "num_layers": 2, "num_attention_heads": 4, "log_dir": str(tmp_path), "global_num_gpus": 1,
+    }  # fmt: skip
+    args = NeoXArgs.from_dict(settings)
+    args.padded_vocab_size, args.world_size = 64, 1
+    return args
 
 
 def report(config, losses, skipped=(), metrics=None, loss_scale=None):
