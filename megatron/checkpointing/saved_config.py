@@ -34,7 +34,7 @@ _MODEL = (
     "moe_normalize_topk",
 )
 # Another value is sometimes meant, as when a model is made to read longer texts.
-_PRECISE = ("soft_prompt_tuning", "rotary_emb_base", "layernorm_epsilon", "isolate_documents")
+_PRECISE = ("soft_prompt_tuning", "rotary_emb_base", "rope_scaling", "layernorm_epsilon", "isolate_documents")
 # With another value sample n is another sample.
 _DATA = (
     "seed",

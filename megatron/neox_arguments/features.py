@@ -11,6 +11,7 @@ from typing import Any
 from megatron import registry
 from megatron.common.errors import ConfigError
 from megatron.neox_arguments.mlp_sizes import GATED_ACTIVATIONS
+from megatron.neox_arguments.rope_scaling import kind_of
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def choices(args: Any) -> Iterator[tuple[str, str, str]]:
     yield "norm", args.norm, "norm"
     yield "activation", args.activation, "activation"
     yield "positional embedding", args.pos_emb, "pos_emb"
+    if args.rope_scaling is not None:
+        yield "rope scaling", kind_of(args.rope_scaling), "rope_scaling.rope_type"
     yield "init method", args.init_method, "init_method"
     yield "init method", args.output_layer_init_method, "output_layer_init_method"
     if args.moe_num_experts > 1:

@@ -69,7 +69,7 @@ def problems(args: Any) -> Iterator[str]:
         return
     if not has_mlp(args):
         if args.ffn_hidden_size is not None:
-            yield f"ffn_hidden_size={args.ffn_hidden_size} is the width of MLPs, but no block of attention_config has one"
+            yield f"ffn_hidden_size={args.ffn_hidden_size} is the width of MLPs, but attention_config names none"
         return
     if not args.hidden_size or min(args.hidden_size, args.mlp_multiple_of, *given.values()) <= 0:
         return

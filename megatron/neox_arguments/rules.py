@@ -10,6 +10,7 @@ from megatron.neox_arguments import (
     deepspeed_view,
     experts,
     mlp_sizes,
+    rope_scaling,
     schedule_options,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
@@ -194,6 +195,19 @@ def _rotary(args: Any) -> Iterator[str]:
             f"rotary_pct={args.rotary_pct} turns {turned} of the {head} dimensions of a head; it must be an even "
             f"number of at least 2"
         )
+
+
+@rule(
+    "rope_scaling",
+    "pos_emb",
+    "rotary_pct",
+    "max_position_embeddings",
+    "hidden_size",
+    "num_attention_heads",
+    "head_dim",
+)
+def _rope_scaling(args: Any) -> Iterator[str]:
+    yield from rope_scaling.problems(args)
 
 
 @rule("max_position_embeddings", "seq_length")

@@ -4,33 +4,34 @@ Legend: s sequence, b batch, n heads, d head size, rot rotated size (the first r
 """
 
 from collections.abc import Callable
+from dataclasses import astuple
 
 import torch
 
 from megatron.model.positional_embeddings.base import PositionScheme
+from megatron.model.positional_embeddings.frequencies import Frequencies
+from megatron.model.positional_embeddings.rope_scaling import make_frequencies
 from megatron.registry import register
 
-
-def inverse_frequencies(dim: int, base: float, device: torch.device | None = None) -> torch.Tensor:
-    """base^(-2j/dim) for j < dim/2, fp32 [dim/2]."""
-    return 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim))
-
-
-# One copy for all layers. A plain dict, because torch.compile follows a look-up in it but not functools' caches.
-_tables: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+# cos and sin for all layers: the table made last, as the frequencies may follow the length of the sequence. A plain
+# dict, because torch.compile follows a look-up in it but not functools' caches.
+_tables: dict[tuple, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
 
 def _half_table(
-    dim: int, base: float, length: int, dtype: torch.dtype, device: torch.device
+    frequencies: Frequencies, name: tuple, length: int, rows: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of position times frequency, [length, 1, 1, dim/2], computed in fp32."""
-    key = (dim, base, length, dtype, device)
-    if key not in _tables:
+    """cos and sin of position times frequency for a sequence of `length`, [rows or more, 1, 1, dim/2], computed in
+    fp32. name: of the frequencies, in plain values."""
+    key, regime = (name, dtype, device), frequencies.regime(length)
+    made_for, cos, sin = _tables.get(key, (None, None, None))
+    if made_for != regime or cos.shape[0] < length:
         with torch.inference_mode(False):  # a table made while sampling must serve training later
-            positions = torch.arange(length, dtype=torch.float32, device=device)
-            angles = torch.outer(positions, inverse_frequencies(dim, base, device))[:, None, None, :]
-            _tables[key] = angles.cos().to(dtype), angles.sin().to(dtype)
-    return _tables[key]
+            positions = torch.arange(max(rows, length), dtype=torch.float32, device=device)
+            angles = torch.outer(positions, frequencies.inverse(length, device))[:, None, None, :]
+            cos, sin = ((wave * frequencies.magnitude).to(dtype) for wave in (angles.cos(), angles.sin()))
+        _tables[key] = regime, cos, sin
+    return cos, sin
 
 
 class RotaryEmbedding(torch.nn.Module):
@@ -41,6 +42,7 @@ class RotaryEmbedding(torch.nn.Module):
         precision: dtype of the tables that forward returns.
         save_inv_freqs: register the inverse frequencies as a buffer, for checkpoints that have it. The tables are
             always computed from fp32 frequencies, as casting a model rounds its buffers.
+        frequencies: other ones than those of dim and base.
     """
 
     def __init__(
@@ -50,21 +52,22 @@ class RotaryEmbedding(torch.nn.Module):
         base: float = 10000,
         precision: torch.dtype = torch.half,
         save_inv_freqs: bool = False,
+        frequencies: Frequencies | None = None,
     ):
         super().__init__()
-        self.dim = dim
-        self.base = base
+        self.frequencies = frequencies or Frequencies(dim, base, max_seq_len)
+        self._name = (type(self.frequencies).__name__, *astuple(self.frequencies))
         self.precision = precision
         self.max_seq_len = max_seq_len
         if save_inv_freqs:
-            self.register_buffer("inv_freq", inverse_frequencies(dim, base))
+            self.register_buffer("inv_freq", self.frequencies.inverse(max_seq_len))
         self.half_tables(max_seq_len, precision, torch.get_default_device())
 
     def half_tables(self, length: int, dtype: torch.dtype, device: torch.device):
-        """cos and sin of positions 0..length-1, [length, 1, 1, dim/2]."""
+        """cos and sin of positions 0..length-1 in a sequence of that length, [length, 1, 1, dim/2]."""
         if length > self.max_seq_len:
             self.max_seq_len = 2 * length  # amortised growth
-        cos, sin = _half_table(self.dim, self.base, self.max_seq_len, dtype, device)
+        cos, sin = _half_table(self.frequencies, self._name, length, self.max_seq_len, dtype, device)
         return cos[:length], sin[:length]
 
     def forward(self, x: torch.Tensor, seq_dim: int = 0, seq_len: int | None = None):
@@ -182,11 +185,13 @@ def _rotate_into(out: torch.Tensor, x: torch.Tensor, cos: torch.Tensor, sin: tor
 class Rotary(PositionScheme):
     @staticmethod
     def in_attention(neox_args, head_size):
-        size = head_size if neox_args.rotary_pct == 1 else int(head_size * neox_args.rotary_pct)
+        size, base = int(head_size * neox_args.rotary_pct), neox_args.rotary_emb_base
         return RotaryEmbedding(
             size,
             neox_args.seq_length,
-            base=neox_args.rotary_emb_base,
             precision=neox_args.params_dtype,
             save_inv_freqs=neox_args.rotary_save_freqs_buffer,
+            frequencies=make_frequencies(
+                size, base, neox_args.max_position_embeddings, neox_args.rope_scaling
+            ),
         )

@@ -3,7 +3,7 @@
 import torch
 
 from megatron.model.positional_embeddings.base import PositionScheme
-from megatron.model.positional_embeddings.rotary import inverse_frequencies
+from megatron.model.positional_embeddings.frequencies import inverse_frequencies
 from megatron.registry import register
 
 

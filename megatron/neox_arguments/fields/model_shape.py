@@ -74,9 +74,9 @@ class ModelShape(NeoXArgsTemplate):
     """Smallest norm scalenorm divides by."""
 
     pos_emb: Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"] = "learned"
-    """How tokens learn their position: from a learned table or fixed sines and cosines at the embedding; by rotary angles
-    on queries and keys; by what is added to the scores of attention, a learned bias for each range of distances (rpe, as
-    in T5) or one that grows with the distance (alibi); or not at all."""
+    """How tokens learn their position: from a learned table or fixed sines and cosines at the embedding; by rotary
+    angles on queries and keys; by what is added to the scores of attention, a learned bias for each range of distances
+    (rpe, as in T5) or one that grows with the distance (alibi); or not at all."""
 
     rpe_num_buckets: int = 32
     """Number of distance buckets of the T5-style relative bias (pos_emb rpe)."""
@@ -116,6 +116,15 @@ class ModelShape(NeoXArgsTemplate):
 
     rotary_emb_base: int = 10000
     """Base of the rotary wavelengths (theta)."""
+
+    rope_scaling: dict | None = None
+    """Rotary positions for longer texts than the model was trained on, under Hugging Face's names: rope_type, one of
+    linear (factor), dynamic (factor), yarn (factor; attention_factor, beta_fast, beta_slow, mscale, mscale_all_dim,
+    truncate), llama3 (factor, low_freq_factor, high_freq_factor) or longrope (short_factor, long_factor; factor,
+    attention_factor). max_position_embeddings is the length after scaling, original_max_position_embeddings inside the
+    dictionary the one before (unset: the same; llama3 and longrope need it). The frequencies of dynamic and longrope
+    follow the length of the sequence; with a cache, as in Hugging Face's models, keys stay as they were rotated, so that
+    beyond the original length cached and recomputed generation differ a little."""
 
     rotary_save_freqs_buffer: bool = False
     """Keep the rotary inverse frequencies in checkpoints."""

@@ -92,7 +92,7 @@ def test_widths_that_disagree_are_refused_with_both_sizes():
         ),
         (
             {"ffn_hidden_size": 64, "attention_config": [[["mamba"], "all"]]},
-            "no block of attention_config has one",
+            "attention_config names none",
         ),
         ({"use_flashattn_swiglu": True}, "use_flashattn_swiglu works on activation: swiglu only, not gelu"),
     ],

@@ -7,7 +7,8 @@ from megatron.model.positional_embeddings import (
     rotate_half,
     split_and_rotate,
 )
-from megatron.model.positional_embeddings.rotary import inverse_frequencies, split_and_rotate_eager
+from megatron.model.positional_embeddings.frequencies import inverse_frequencies
+from megatron.model.positional_embeddings.rotary import split_and_rotate_eager
 
 COS = [
     [1.0, 1.0, 1.0, 1.0],
