@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from megatron.common.device import has_accelerator
 from megatron.model.attention.backend import Demands
 from megatron.model.attention.blockwise import BlockwiseAttention
 from megatron.model.attention.pattern import Pattern
@@ -21,7 +22,8 @@ class ScaledDotProductAttention:
 
     @staticmethod
     def serves(pattern: Pattern, demands: Demands) -> bool:
-        return pattern.plain and not demands.isolated
+        # On a CPU only the kernel without dropout is fused; the other holds all scores.
+        return pattern.plain and not demands.isolated and (demands.dropout == 0 or has_accelerator())
 
     def __call__(self, query, key, value, *, scale, dropout, positions=None):
         queries, keys = query.shape[2], key.shape[2]
