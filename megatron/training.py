@@ -15,6 +15,7 @@ from megatron.common.errors import CheckpointError, ConfigError, DataError
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
 from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
+from megatron.engine.characters import CharCounter, tokens_per_char_of_all
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
 from megatron.engine.setup import build_engine, get_learning_rate_scheduler, get_model, get_optimizer
 from megatron.engine.stop import StopSignal
@@ -335,9 +336,12 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss, metrics and perplexity over `eval_iters` global batches.
 
-    A micro-batch counts as much as any other, as in training.
+    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too.
     """
     timers = timers or Timers()
+    counter = None
+    if neox_args.char_level_ppl and data_iterator is not None:
+        data_iterator = counter = CharCounter(data_iterator, neox_args.tokenizer)
     model.eval()
     use_length(model, None)
     collected = []
@@ -354,6 +358,8 @@ def evaluate(
     model.train()
     results = {name: float(value) for name, value in _mean_over_replicas(collected).items()}
     results["lm_loss_ppl"] = perplexity(results["lm_loss"])
+    if neox_args.char_level_ppl:
+        results["lm_loss_char_lvl_ppl"] = perplexity(results["lm_loss"] * tokens_per_char_of_all(counter))
     return results
 
 

@@ -12,6 +12,7 @@ from megatron.common import device
 from megatron.common.console import print_rank_0
 from megatron.common.hosts import resource_pool
 from megatron.common.timers import Timer, Timers
+from megatron.engine.characters import CharCounter
 from megatron.engine.inference import setup_for_inference_or_eval
 from megatron.engine.overflow import OverflowMonitor
 from megatron.gradient_noise_scale import GradientNoiseScale
@@ -20,6 +21,7 @@ from megatron.neox_arguments.attention_types import expand_attention_types
 from megatron.objectives.pretrain import positions_and_loss_mask
 
 __all__ = [
+    "CharCounter",
     "OverflowMonitor",
     "Timer",
     "Timers",

@@ -113,8 +113,8 @@ class TrainingRun(NeoXArgsTemplate):
     min_scale: float = retired(1.0, "set fp16.min_loss_scale")
     """Lower bound of the loss scale."""
 
-    char_level_ppl: bool = later(False)
-    """Report the perplexity per character as well."""
+    char_level_ppl: bool = False
+    """Report the perplexity per character as well, which does not depend on the tokenizer."""
 
 
 @dataclass
