@@ -16,6 +16,7 @@ from megatron.model.blocks.mamba import ParallelMambaBlock
 from megatron.model.init_functions import get_init_methods
 from megatron.model.mamba import ParallelMambaResidualLayer
 from megatron.neox_arguments.features import check_features
+from megatron.planning.layers import count_layers, total_parameters
 from tests.common.models import inputs_and_targets, model_args, randomize
 
 KERNEL_KEYS = ("mamba_causal_conv_fusion", "mamba_selective_scan_fusion", "mamba_inner_func_fusion")
@@ -120,6 +121,16 @@ def test_initial_values():
     assert mixer.dt_proj.weight.abs().max() <= 0.5 and mixer.dt_proj.weight.abs().max() > 0.4
     torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 17.0).expand(128, 16))
     assert mixer.D.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "hidden", "parameters"), [(24, 768, 129_135_360), (64, 2560, 2_768_345_600)]
+)
+def test_the_published_models_have_their_published_size(layers, hidden, parameters):
+    # state-spaces/mamba-130m and mamba-2.8b
+    args = mamba_args(num_layers=layers, hidden_size=hidden, norm="rmsnorm", no_weight_tying=False)
+    args.padded_vocab_size = 50280
+    assert total_parameters(count_layers(args)) == parameters
 
 
 def test_out_proj_starts_from_the_output_layers_initialisation():
