@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from megatron import mpu
+from megatron.mpu import collectives
 from megatron.optimizers.capabilities import Capabilities
 from megatron.optimizers.sign_exchange import SignExchange
 from megatron.registry import register
@@ -17,8 +18,9 @@ class OneBitAdam(torch.optim.Optimizer):
     """AdamW for `freeze_step` steps. After them the second moment stays, gradients are no longer averaged, and each
     rank's own momentum m <- b1*m + (1-b1)*g is averaged by a SignExchange.
 
-    Second moments that are still 0 then (of tokens not seen so far) are set to the mean of their parameter's, since
-    what is exchanged is never 0. A parameter that has had no gradient by then stays as it is.
+    Second moments far below the mean of their parameter (of tokens hardly seen so far) are raised to a hundredth of it
+    when they freeze: every value travels with one magnitude, which they would blow up. A parameter that has had no
+    gradient by then stays as it is.
 
     States: exp_avg, exp_avg_sq; what compression has left over is each rank's own (rank_state).
     """
@@ -58,7 +60,7 @@ class OneBitAdam(torch.optim.Optimizer):
             _apply(parameter, self.state[parameter], group)
         if self.frozen and not frozen:
             for _, parameter in trained:
-                _fill_zeros(self.state[parameter]["exp_avg_sq"])
+                _raise(self.state[parameter]["exp_avg_sq"], parameter)
             self._take_over()
         return loss
 
@@ -119,8 +121,11 @@ def _apply(parameter: torch.Tensor, state: dict, group: dict) -> None:
     parameter.addcdiv_(state["exp_avg"], denominator, value=-group["lr"] / (1 - first**step))
 
 
-def _fill_zeros(squares: torch.Tensor) -> None:
-    torch.where(squares > 0, squares, squares.mean(), out=squares)
+def _raise(squares: torch.Tensor, parameter: torch.nn.Parameter) -> None:
+    mean = squares.mean()
+    if getattr(parameter, "model_parallel", False) and mpu.get_model_parallel_world_size() > 1:
+        mean = collectives.all_reduce(mean) / mpu.get_model_parallel_world_size()
+    squares.clamp_(min=mean.item() / 100 or torch.inf)
 
 
 _REDUCED = "its second phase exchanges momentum of gradients that"
