@@ -24,6 +24,7 @@ _MODEL = (
     "use_bias_in_norms",
     "use_bias_in_attn_linear",
     "use_bias_in_mlp",
+    "norm_placement",
     "num_unique_layers",
     "param_sharing_style",
     "attention_softmax_scale",

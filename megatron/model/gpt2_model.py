@@ -94,6 +94,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
             embedding.position_embeddings = None
             embedding.tokentype_embeddings = None
             embedding.soft_prompt = None
+            embedding.norm = embedding.project_in = None
 
     def _share_parameters(self) -> list[tuple[torch.nn.Parameter, Any]]:
         """What the stages have to sum the gradients of, besides the embedding: see connect_stages."""

@@ -4,6 +4,7 @@ Index 0 embedding; 1 to [s, b, h]; 2 .. n+1 blocks; n+2 back to [b, s, h]; n+3 n
 between layers; up to the last block, where documents are isolated, their positions beside it.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from megatron.model.documents import LayerInput
 from megatron.model.init_functions import get_init_methods
 from megatron.model.norms import get_norm
+from megatron.model.projection import Projection, embedding_width
 from megatron.model.transformer import (
     NormPipe,
     ParallelLinearPipe,
@@ -20,6 +22,7 @@ from megatron.model.transformer import (
     TiedOutput,
 )
 from megatron.model.word_embeddings import EmbeddingPipe
+from megatron.mpu.parameters import InitMethod
 from megatron.registry import lookup, names
 
 EMBEDDING_KEY = "embed"
@@ -101,7 +104,6 @@ def layer_specs(
     )
     tied = not neox_args.no_weight_tying
     embedding_class = TiedSpec if tied else ModuleSpec
-    norm, eps = get_norm(neox_args)
     if tied:
         output_function = TiedOutput(neox_args, parallel_output)
         output = TiedSpec(EmbeddingPipe, embedding_args, function=output_function)
@@ -116,6 +118,16 @@ def layer_specs(
         sequence_first,
         *(block_spec(neox_args, number, use_cache) for number in range(neox_args.num_layers)),
         batch_first,
-        ModuleSpec(NormPipe, (norm, neox_args.hidden_size, eps)),
+        _final_norm(neox_args, init_method),
         output,
     ]
+
+
+def _final_norm(neox_args, init_method: InitMethod) -> ModuleSpec:
+    norm, eps = get_norm(neox_args)
+    hidden, width = neox_args.hidden_size, embedding_width(neox_args)
+    project_out = None
+    if width != hidden:
+        project_out = functools.partial(Projection, hidden, width, init_method, neox_args.sequence_parallel)
+    last = norm if neox_args.norm_placement == "pre" else None
+    return ModuleSpec(NormPipe, (last, hidden, eps), {"project_out": project_out})

@@ -10,12 +10,14 @@ from collections.abc import Callable
 import torch
 
 from megatron import mpu
+from megatron.model.activations import Gated_Activation
 from megatron.model.attention import ParallelSelfAttention
 from megatron.model.documents import with_positions
 from megatron.model.fused_bias_dropout import bias_dropout_add
 from megatron.model.mlp import ParallelMLP
 from megatron.model.moe import ParallelDroplessMoE
 from megatron.model.norms import get_norm
+from megatron.model.projection import embedding_width
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size, mask_layout_padding
 from megatron.mpu.layers import reduce_partial, xavier_normal_
 from megatron.mpu.linear import linear_into_region
@@ -24,6 +26,7 @@ from megatron.mpu.random import sharded_region
 from megatron.neox_arguments.experts import has_experts
 
 __all__ = [
+    "Gated_Activation",
     "NormPipe",
     "ParallelLinear",
     "ParallelLinearPipe",
@@ -36,8 +39,9 @@ __all__ = [
 
 
 class ParallelTransformerLayer(torch.nn.Module):
-    """A pre-norm block: x + attention(norm(x)), then the same with the MLP; or, with gpt_j_residual, both branches
-    side by side on x. Args as in ParallelSelfAttention."""
+    """A pre-norm block: x + attention(norm(x)), then the same with the MLP; with gpt_j_residual, both branches side by
+    side on x; with norm_placement post, norm(x + attention(x)), then the same with the MLP. Args as in
+    ParallelSelfAttention."""
 
     recompute = True  # the stretch of layers between two activation checkpoints may contain this one
 
@@ -56,6 +60,7 @@ class ParallelTransformerLayer(torch.nn.Module):
         self.layer_number = layer_number
         self.gpt_j_residual = neox_args.gpt_j_residual
         self.gpt_j_tied = neox_args.gpt_j_tied
+        self.norm_afterwards = neox_args.norm_placement == "post"
         self.hidden_dropout = neox_args.hidden_dropout
         self.sequence_parallel = neox_args.sequence_parallel
         norm, eps = get_norm(neox_args)
@@ -88,6 +93,9 @@ class ParallelTransformerLayer(torch.nn.Module):
     @with_positions
     def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         """[s, b, h] -> [s, b, h]. positions: see megatron.model.documents."""
+        if self.norm_afterwards:
+            hidden = self.input_layernorm(self._join(hidden, *self.attention(hidden, positions)))
+            return self.post_attention_layernorm(self._join(hidden, *self.mlp(hidden)))
         normed = self.input_layernorm(hidden)
         if self.gpt_j_residual:
             attention = self.attention(normed, positions)
@@ -128,19 +136,31 @@ class ParallelTransformerLayerPipe(ParallelTransformerLayer):
 
 
 class NormPipe(torch.nn.Module):
-    """The final norm."""
+    """The final norm, and the way back to the width of the word embeddings where that is another one.
 
-    def __init__(self, norm_class: Callable[..., torch.nn.Module], hidden_size: int, eps: float):
+    Args: norm_class: None for no norm; project_out: makes the projection, None for none.
+    """
+
+    def __init__(
+        self,
+        norm_class: Callable[..., torch.nn.Module] | None,
+        hidden_size: int,
+        eps: float,
+        project_out: Callable[[], torch.nn.Module] | None = None,
+    ):
         super().__init__()
-        self.norm = norm_class(hidden_size, eps=eps)
+        self.norm = None if norm_class is None else norm_class(hidden_size, eps=eps)
+        self.project_out = None if project_out is None else project_out()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[b, s, h] -> [b, s, h]."""
-        return self.norm(hidden)
+        """[b, s, h] -> [b, s, h], or [b, s, embedding width]."""
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        return hidden if self.project_out is None else self.project_out(hidden)
 
 
 class ParallelLinear(torch.nn.Module):
-    """Untied output projection without bias.
+    """Untied output projection, with a bias if use_bias_in_output says so.
 
     Args: parallel_output: keep the logits cut over the ranks; is_last_layer: matters to muP only.
     """
@@ -157,9 +177,9 @@ class ParallelLinear(torch.nn.Module):
         self.vocab_rows = logical_vocab_size(neox_args)
         self.final_linear = mpu.ColumnParallelLinear(
             neox_args,
-            input_size=neox_args.hidden_size,
+            input_size=embedding_width(neox_args),
             output_size=neox_args.padded_vocab_size,
-            bias=False,
+            bias=neox_args.use_bias_in_output,
             gather_output=False,
             init_method=init_logical_rows(init_method, self.vocab_rows),
             seq_dim=1,

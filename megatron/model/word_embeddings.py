@@ -1,10 +1,14 @@
 """From token ids to vectors."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
 from megatron import mpu
 from megatron.model.documents import LayerInput
+from megatron.model.norms import get_norm
+from megatron.model.projection import Projection, embedding_width
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter
 from megatron.neox_arguments.soft_prompt import SoftPrompt
@@ -14,7 +18,7 @@ from megatron.registry import lookup
 class SoftEmbedding(torch.nn.Module):
     """A prompt of learned vectors in front of the embedded text (arXiv 2104.08691).
 
-    Args: wte: maps token ids to embeddings (VocabParallelEmbedding); init_range, init_string: see SoftPrompt.
+    Args: wte: maps token ids to embeddings [..., h]; init_range, init_string: see SoftPrompt.
     Parameter: soft_embedding_weight [n_tokens, h], whole on every rank.
     Attributes: generating: the text keeps its length, and only the first piece of a cached one gets the prompt; in
     training and evaluation the end of the text makes room for the prompt.
@@ -23,7 +27,7 @@ class SoftEmbedding(torch.nn.Module):
     def __init__(
         self,
         neox_args,
-        wte: torch.nn.Module,
+        wte: Callable[[torch.Tensor], torch.Tensor],
         n_tokens: int = 10,
         init_range: float = 0.5,
         init_string: str = "",
@@ -47,7 +51,7 @@ class SoftEmbedding(torch.nn.Module):
             self.soft_embedding_weight.start = lambda: self.start_from(wte, repeated)
 
     @torch.no_grad()
-    def start_from(self, wte: torch.nn.Module, tokens: list[int]) -> None:
+    def start_from(self, wte: Callable[[torch.Tensor], torch.Tensor], tokens: list[int]) -> None:
         """Begin with the embeddings of n_tokens tokens."""
         self.soft_embedding_weight.copy_(wte(torch.tensor(tokens, device=self.soft_embedding_weight.device)))
 
@@ -66,7 +70,8 @@ class SoftEmbedding(torch.nn.Module):
 
 
 class Embedding(torch.nn.Module):
-    """Word embeddings, plus positions where the scheme acts here, plus token types; then dropout.
+    """Word embeddings (normalised if the config says so, projected to hidden_size if they are of another width), plus
+    positions where the scheme acts here, plus token types; then dropout.
 
     Args:
         max_sequence_length: rows of a learned position table.
@@ -91,7 +96,15 @@ class Embedding(torch.nn.Module):
         self.sequence_parallel = neox_args.sequence_parallel
         self.position_multiplier = neox_args.mup_rp_embedding_mult
         row_init = init_logical_rows(init_method, logical_vocab_size(neox_args))
-        self.word_embeddings = mpu.VocabParallelEmbedding(neox_args, vocab_size, hidden_size, row_init)
+        width = embedding_width(neox_args)
+        self.word_embeddings = mpu.VocabParallelEmbedding(neox_args, vocab_size, width, row_init)
+        self.norm = self.project_in = None
+        if neox_args.embedding_layernorm:
+            norm, eps = get_norm(neox_args)
+            self.norm = norm(width, eps=eps)
+            self.norm.sees_all = True
+        if width != hidden_size:
+            self.project_in = Projection(width, hidden_size, init_method)
         self.position_embeddings = None
         if use_pos_emb:
             scheme = lookup("positional embedding", neox_args.pos_emb)
@@ -107,13 +120,20 @@ class Embedding(torch.nn.Module):
         self.soft_prompt = None
         if (prompt := SoftPrompt.from_config(neox_args)) is not None:
             self.soft_prompt = SoftEmbedding(
-                neox_args, self.word_embeddings, prompt.n_tokens, prompt.init_range, prompt.init_string
+                neox_args, self.embed_words, prompt.n_tokens, prompt.init_range, prompt.init_string
             )
 
     @property
     def word_embeddings_weight(self) -> torch.nn.Parameter:
-        """The weight that a tied output shares, [V/tp, h]."""
+        """The weight that a tied output shares, [V/tp, embedding width]."""
         return self.word_embeddings.weight
+
+    def embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [...] -> [..., h]."""
+        words = self.word_embeddings(input_ids)
+        if self.norm is not None:
+            words = self.norm(words)
+        return words if self.project_in is None else self.project_in(words)
 
     def forward(
         self,
@@ -122,7 +142,7 @@ class Embedding(torch.nn.Module):
         tokentype_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """int64 [b, s] each -> [b, s, h]; [b, s/tp, h] with sequence parallelism."""
-        embeddings = self.word_embeddings(input_ids)
+        embeddings = self.embed_words(input_ids)
         if self.position_embeddings is not None:
             positions = self.position_embeddings(position_ids)
             if self.position_multiplier != 1.0:

@@ -78,6 +78,20 @@ FEATURES = {
     "mixture of experts": Feature("moe_num_experts", lambda args: args.moe_num_experts > 1),
     "hidden dropout": Feature("hidden_dropout", lambda args: args.hidden_dropout > 0),
     "gated activation": Feature("activation", lambda args: args.activation in GATED_ACTIVATIONS),
+    "norms behind branches": Feature(
+        "norm_placement: post", lambda args: args.norm_placement == "post", {"norm_placement": "post"}
+    ),
+    "embedding norm": Feature(
+        "embedding_layernorm", lambda args: args.embedding_layernorm, {"embedding_layernorm": True}
+    ),
+    "embeddings of another width": Feature(
+        "embedding_size",
+        lambda args: args.embedding_size not in (None, args.hidden_size),
+        {"embedding_size": 16, "no_weight_tying": False},
+    ),
+    "output bias": Feature(
+        "use_bias_in_output", lambda args: args.use_bias_in_output, {"use_bias_in_output": True}
+    ),
     "maximal update parametrisation": Feature("use_mup", lambda args: args.use_mup),
 }
 # Not a key of training: asked for by who samples.

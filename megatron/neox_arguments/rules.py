@@ -36,6 +36,7 @@ POSITIVE = (
     "intermediate_size",
     "expansion_factor",
     "ffn_hidden_size",
+    "embedding_size",
     "mlp_multiple_of",
     "make_vocab_size_divisible_by",
     "rotary_emb_base",
@@ -272,6 +273,21 @@ def _attention_kinds(args: Any) -> Iterator[str]:
 @rule("sparsity_config", "attention_config")
 def _sparsity(args: Any) -> Iterator[str]:
     yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
+
+
+@rule("gpt_j_residual", "norm_placement")
+def _norm_placement(args: Any) -> Iterator[str]:
+    if args.gpt_j_residual and args.norm_placement == "post":
+        yield (
+            "norm_placement: post normalises what each branch gives before the next one takes it; it needs "
+            "gpt_j_residual: false"
+        )
+
+
+@rule("use_bias_in_output", "no_weight_tying")
+def _output_bias(args: Any) -> Iterator[str]:
+    if args.use_bias_in_output and not args.no_weight_tying:
+        yield "use_bias_in_output: an output layer tied to the word embeddings has no bias; set no_weight_tying: true"
 
 
 @rule("gpt_j_residual", "gpt_j_tied")

@@ -28,6 +28,30 @@ MODELS = {
         "checkpoint_activations": True,
         "checkpoint_num_layers": 2,
     },
+    "norms behind, small normalised embeddings, tied": {
+        "norm_placement": "post",
+        "embedding_size": 16,
+        "embedding_layernorm": True,
+        "no_weight_tying": False,
+        "norm": "rmsnorm",
+        "activation": "swiglu",
+        "ffn_hidden_size": 64,
+    },
+    "small embeddings, untied with bias, relative positions": {
+        "embedding_size": 16,
+        "use_bias_in_output": True,
+        "pos_emb": "rpe",
+        "norm": "scalenorm",
+        "use_qk_layernorm": True,
+    },
+    "alibi, normalised embeddings, geglu without biases": {
+        "embedding_layernorm": True,
+        "pos_emb": "alibi",
+        "activation": "geglu",
+        "ffn_hidden_size": 48,
+        "use_bias_in_mlp": False,
+        "norm": "non_parametric_layernorm",
+    },
     "no biases": {"use_bias_in_attn_linear": False, "use_bias_in_mlp": False, "use_bias_in_norms": False},
 }
 

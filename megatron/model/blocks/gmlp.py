@@ -216,6 +216,7 @@ class GMLPBlock(torch.nn.Module):
 
 LACKS = {
     "gated activation": "its blocks are gated by themselves; choose one such as gelu",
+    "norms behind branches": "its one norm stands before the block",
     "isolated documents": "its weights belong to places in the sample, wherever a document starts",
 }
 register("block", "gmlp", lacks=LACKS)(GMLPBlock)

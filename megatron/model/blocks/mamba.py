@@ -249,7 +249,8 @@ class ParallelMambaResidualLayer(torch.nn.Module):
     "block",
     "mamba",
     lacks={
-        "hidden dropout": "the block has no dropout, and a model with dropout in its embeddings alone is hardly meant"
+        "hidden dropout": "the block has no dropout, and a model with dropout in its embeddings alone is hardly meant",
+        "norms behind branches": "its one norm stands before the block",
     },
 )
 class ParallelMambaResidualLayerPipe(ParallelMambaResidualLayer):

@@ -3,4 +3,6 @@
 from megatron.model.rwkv.v6 import RWKVResidualLayerPipe
 from megatron.registry import register
 
-register("block", "rwkv")(RWKVResidualLayerPipe)
+register("block", "rwkv", lacks={"norms behind branches": "its norms stand before its two halves"})(
+    RWKVResidualLayerPipe
+)

@@ -58,6 +58,10 @@ class ModelShape(NeoXArgsTemplate):
     """Normalisation of all blocks and of the final layer. te_rmsnorm and te_layernorm are those of the package
     transformer_engine."""
 
+    norm_placement: Literal["pre", "post"] = "pre"
+    """Where the norms of a block stand: before each branch, x + branch(norm(x)), with a final norm behind all blocks; or
+    behind it, norm(x + branch(x)), without a final norm, as in the original transformer and OPT-350M."""
+
     layernorm_fusion: bool = False
     """A hint without effect on results: torch's LayerNorm is already one fused kernel in both directions."""
 
@@ -86,6 +90,16 @@ class ModelShape(NeoXArgsTemplate):
 
     opt_pos_emb_offset: int = 0
     """Constant added to the ids of learned positions, for which max_position_embeddings must have room; OPT uses 2."""
+
+    embedding_layernorm: bool = False
+    """Normalise the word embeddings, before positions are added, with a norm of the kind `norm`, as BLOOM does."""
+
+    embedding_size: int | None = None
+    """Width of the word embeddings where it is not hidden_size: they are projected to hidden_size behind the embedding,
+    and back before the output, by matrices without biases, as in OPT-350M."""
+
+    use_bias_in_output: bool = False
+    """Give the output layer a bias, as in GPT-J and Phi; needs no_weight_tying."""
 
     no_weight_tying: bool = False
     """Give the output layer its own matrix instead of the word embedding's."""
@@ -123,7 +137,7 @@ class ModelShape(NeoXArgsTemplate):
     truncate), llama3 (factor, low_freq_factor, high_freq_factor) or longrope (short_factor, long_factor; factor,
     attention_factor). max_position_embeddings is the length after scaling, original_max_position_embeddings inside the
     dictionary the one before (unset: the same; llama3 and longrope need it). The frequencies of dynamic and longrope
-    follow the length of the sequence; with a cache, as in Hugging Face's models, keys stay as they were rotated, so that
+    follow the length of the sequence; with a cache, as in Hugging Face's models, keys stay as they were rotated, and
     beyond the original length cached and recomputed generation differ a little."""
 
     rotary_save_freqs_buffer: bool = False
