@@ -3,6 +3,7 @@ import types
 import torch
 
 from megatron.objectives.pretrain import Pretrain, positions_in_documents
+from tests.common.models import model_args
 
 EOD = 9
 
@@ -16,13 +17,8 @@ def test_positions_start_again_after_each_end_of_document():
 
 
 def collated_positions(isolate_documents):
-    args = types.SimpleNamespace(
-        eod_mask_loss=False,
-        isolate_documents=isolate_documents,
-        fp16_lm_cross_entropy=False,
-        z_loss=0.0,
-        tokenizer=types.SimpleNamespace(eod=EOD),
-    )
+    args = model_args(isolate_documents=isolate_documents)
+    args.tokenizer = types.SimpleNamespace(eod=EOD)
     (_, position_ids), (_, loss_mask) = Pretrain(args).collate({"text": torch.tensor([[1, EOD, 3, 4]])})
     assert loss_mask.tolist() == [[1.0, 1.0, 1.0]]
     return position_ids.tolist()
