@@ -34,6 +34,7 @@ MODELS = {
         "embedding_layernorm": True,
         "no_weight_tying": False,
         "norm": "rmsnorm",
+        "use_qk_layernorm": True,
         "activation": "swiglu",
         "ffn_hidden_size": 64,
     },
@@ -42,7 +43,6 @@ MODELS = {
         "use_bias_in_output": True,
         "pos_emb": "rpe",
         "norm": "scalenorm",
-        "use_qk_layernorm": True,
     },
     "alibi, normalised embeddings, geglu without biases": {
         "embedding_layernorm": True,

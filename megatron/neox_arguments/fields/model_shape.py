@@ -59,7 +59,7 @@ class ModelShape(NeoXArgsTemplate):
     transformer_engine."""
 
     norm_placement: Literal["pre", "post"] = "pre"
-    """Where the norms of a block stand: before each branch, x + branch(norm(x)), with a final norm behind all blocks; or
+    """Where the norms of a block stand: before each branch, x + branch(norm(x)), with a final norm at the end; or
     behind it, norm(x + branch(x)), without a final norm, as in the original transformer and OPT-350M."""
 
     layernorm_fusion: bool = False
