@@ -52,3 +52,18 @@ def test_early_pipeline_stages_hold_more_micro_batches():
 def test_a_checkpoint_holds_weights_and_optimizer():
     args = NeoXArgs.from_dict(minimal(precision="bfloat16"))
     assert memory.checkpoint_bytes(args, 1000) == 14_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "bytes_per_parameter"),
+    [
+        ({"optimizer": {"type": "lion", "params": {}}}, 4),
+        ({"optimizer": {"type": "madgrad_wd", "params": {}}}, 12),
+        ({"use_bnb_optimizer": True}, 2),
+        ({"optimizer": {"type": "muon", "params": {}}, "precision": "bfloat16"}, 8),
+    ],
+)
+def test_states_of_an_optimizer_are_what_its_registration_says(changes, bytes_per_parameter):
+    (found,) = estimate(**changes)
+    weights = 2 if changes.get("precision") else 4
+    assert found.optimizer_states / found.parameters == bytes_per_parameter / weights
