@@ -153,6 +153,7 @@ def configure_activation_checkpointing(neox_args) -> None:
         checkpoint_in_cpu=neox_args.checkpoint_in_cpu,
         contiguous_checkpointing=neox_args.contiguous_checkpointing,
         synchronize=neox_args.synchronize_each_layer,
+        profile=neox_args.profile_backward,
     )
     if neox_args.checkpoint_activations:
         print_rank_0(f"activation checkpointing: every {neox_args.checkpoint_num_layers} layer(s)")

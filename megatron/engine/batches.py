@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from megatron import mpu
 from megatron.common import device
 from megatron.common.errors import DataError
 
@@ -46,6 +47,7 @@ def use_length(engine, length: int | None) -> None:
     if engine.batch_function.length == length:
         return
     engine.batch_function.length = length
+    mpu.forget_buffers()
     if hasattr(engine, "reset_activation_shape"):
         # The pipeline keeps the buffers that it receives into from one batch to the next.
         engine.reset_activation_shape()

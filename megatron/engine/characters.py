@@ -42,7 +42,7 @@ class CharCounter:
 
 
 def tokens_per_char_of_all(counter: CharCounter | None) -> float:
-    """Over the data of all replicas, the same on all ranks; pipeline stages in between read none and have no counter."""
+    """Over the data of all replicas, the same on all ranks; stages that read no data have no counter."""
     seen = torch.zeros(2, dtype=torch.int64, device=device.current_device())
     reads_first = mpu.get_pipe_parallel_rank() == 0 and mpu.get_tensor_model_parallel_rank() == 0
     if counter is not None and reads_first:

@@ -11,6 +11,7 @@ from megatron.engine.auxiliary import scale_auxiliary_losses
 from megatron.engine.clipping import clip_gradients
 from megatron.learning_rates import AnnealingLR
 from megatron.model import GPT2ModelPipe, build_sequential, get_params_for_weight_decay_optimization
+from megatron.neox_arguments.deepspeed_view import zero_options
 from megatron.objectives import Objective
 from megatron.optimizers import build_optimizer
 
@@ -38,8 +39,12 @@ def get_optimizer(
     param_groups = get_params_for_weight_decay_optimization(model, neox_args)
     if dummy or neox_args.optimizer is None:
         return None, param_groups
+    kind = neox_args.optimizer_type
+    if "offload_optimizer" in zero_options(neox_args.zero_optimization) and kind in ("adam", "adamw"):
+        # The fused one is for the accelerator's memory.
+        kind = "cpu_adam"
     optimizer = build_optimizer(
-        neox_args.optimizer_type,
+        kind,
         param_groups,
         dict(neox_args.optimizer["params"]),
         neox_args.weight_decay,

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from megatron import mpu
 from megatron.common import device
 from megatron.common.console import human_duration, print_rank_0, warn
 from megatron.logging.experts import balance_metrics
@@ -80,9 +81,18 @@ def training_log(
     total_loss_dict.clear()
     if report_memory_flag:
         report_memory(f"after {iteration} iterations")
+    _report_recomputation(neox_args.log_interval)
     if neox_args.wall_clock_breakdown:
         timers.log(list(TIMER_NAMES), normalizer=neox_args.log_interval)
     return False
+
+
+def _report_recomputation(iterations: int) -> None:
+    """Print what profile_backward has measured on this rank."""
+    seconds = mpu.backward_seconds()
+    if seconds:
+        times = "".join(f" | {label}: {1000 * value / iterations:.2f}" for label, value in seconds.items())
+        print_rank_0(f"recomputation and backward pass (ms per iteration){times}")
 
 
 def report_memory(name: str) -> None:

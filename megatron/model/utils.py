@@ -100,6 +100,12 @@ class _Stretch:
     def __init__(self, layers: list[Callable]):
         self.layers = layers
 
+    @property
+    def label(self) -> str:
+        """For reports: the numbers of the blocks."""
+        numbers = [str(getattr(layer, "layer_number", "?")) for layer in self.layers]
+        return f"block {numbers[0]}" if len(numbers) == 1 else f"blocks {numbers[0]} to {numbers[-1]}"
+
     def __call__(self, hidden: torch.Tensor, *constant: torch.Tensor) -> torch.Tensor:
         inputs = (hidden, *constant) if constant else hidden
         for layer in self.layers:

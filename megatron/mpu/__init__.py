@@ -3,7 +3,7 @@
 The module itself serves as the `mpu` argument of deepspeed.initialize.
 """
 
-from megatron.mpu.checkpointing import checkpoint, configure_checkpointing
+from megatron.mpu.checkpointing import backward_seconds, checkpoint, configure_checkpointing, forget_buffers
 from megatron.mpu.cross_entropy import (
     vocab_parallel_cross_entropy,
     vocab_parallel_cross_entropy_with_z_loss,
@@ -80,6 +80,8 @@ __all__ = [
     "broadcast_data",
     "checkpoint",
     "configure_checkpointing",
+    "backward_seconds",
+    "forget_buffers",
     "copy_to_model_parallel_region",
     "deferred_initialization",
     "destroy_model_parallel",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from megatron.common import device
+from megatron.common.timers import Timers
 from megatron.mpu import collectives, state
 from megatron.mpu.random import get_rng_tracker
 
@@ -23,21 +24,31 @@ class CheckpointOptions:
         checkpoint_in_cpu: keep them in host memory.
         contiguous_checkpointing: keep them in buffers that are used again and again, which avoids fragmentation.
         synchronize: wait for the device before and after every stretch (for timing).
+        profile: measure the backward passes of the stretches (see backward_seconds).
     """
 
     partition_activations: bool = False
     checkpoint_in_cpu: bool = False
     contiguous_checkpointing: bool = False
     synchronize: bool = False
+    profile: bool = False
 
 
 _options = CheckpointOptions()
+_timers = Timers()
 
 
 def configure_checkpointing(**options: bool) -> None:
     """Set the options of this process; the names and meanings are CheckpointOptions' ones."""
     global _options
     _options = CheckpointOptions(**options)
+
+
+def backward_seconds() -> dict[str, float]:
+    """{label: seconds} that stretches spent recomputing and in their backward pass since the last call; empty unless
+    that is measured. Functions name themselves by an attribute `label`."""
+    seconds = _timers.seconds(list(_timers.timers), reset=True)
+    return {label: value for label, value in seconds.items() if value}
 
 
 def checkpoint(function: Callable, *args: Any, replicated: bool = True) -> Any:
@@ -69,6 +80,15 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
+        with _measured(ctx.function) if ctx.options.profile else contextlib.nullcontext():
+            args = _Recompute.backward_of_stretch(ctx, gradient)
+        ctx.kept = None
+        gradients = [arg.grad if isinstance(arg, torch.Tensor) else None for arg in args]
+        return None, None, None, *gradients
+
+    @staticmethod
+    def backward_of_stretch(ctx, gradient) -> list:
+        """Recompute and go back; returns the inputs with their gradients."""
         args = [_restore(kept) for kept in ctx.kept]
         _synchronize(ctx.options)
         with _replayed(ctx.rng_states), torch.enable_grad():
@@ -76,9 +96,17 @@ class _Recompute(torch.autograd.Function):
         torch.autograd.backward(output, gradient)
         _synchronize(ctx.options)
         _release_buffers(ctx.kept)
-        ctx.kept = None
-        gradients = [arg.grad if isinstance(arg, torch.Tensor) else None for arg in args]
-        return None, None, None, *gradients
+        return args
+
+
+@contextlib.contextmanager
+def _measured(function: Callable) -> Iterator[None]:
+    timer = _timers(getattr(function, "label", "a stretch"))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.stop()
 
 
 def _synchronize(options: CheckpointOptions) -> None:
@@ -157,7 +185,12 @@ def _buffer(key: tuple) -> torch.Tensor:
     return free.pop() if free else torch.empty(shape, dtype=dtype, device=place)
 
 
+def forget_buffers() -> None:
+    """Give the memory of contiguous_checkpointing back, for when the shapes of activations change."""
+    _free_buffers.clear()
+
+
 def _release_buffers(kept_inputs: list) -> None:
     for kept in kept_inputs:
         if isinstance(kept, _Kept) and kept.buffer_key is not None:
-            _free_buffers[kept.buffer_key].append(kept.tensor)
+            _free_buffers.setdefault(kept.buffer_key, []).append(kept.tensor)

@@ -10,6 +10,8 @@ NEEDED = {
     "checkpoint_num_layers": "checkpoint_activations",
     "contiguous_checkpointing": "checkpoint_activations",
     "partition_activations": "checkpoint_activations",
+    "profile_backward": "checkpoint_activations",
+    "synchronize_each_layer": "checkpoint_activations",
     "finetune": "load",
     "iteration": "load",
     "no_load_optim": "load",

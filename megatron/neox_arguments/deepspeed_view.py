@@ -122,13 +122,12 @@ ZERO_KEYS = (
     "zero_quantized_nontrainable_weights",
     "zero_quantized_weights",
 )
-_OFFLOAD = (
-    "cpu_offload",
-    "cpu_offload_param",
-    "cpu_offload_use_pin_memory",
-    "offload_optimizer",
-    "offload_param",
-)
+# Keys of DeepSpeed's early days -> what they became.
+_OLD_OFFLOAD = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param"}
+_OLD_PINNING = "cpu_offload_use_pin_memory"
+_OFFLOAD_KEYS = ("device", "pin_memory", "buffer_count", "buffer_size", "max_in_cpu", "ratio")
+# Optimizers that work on what lies in host memory.
+_OFFLOADED = ("adam", "adamw", "cpu_adam", "cpu_torch_adam", "sgd")
 _SWITCHED = ("flops_profiler", "comms_logger", "tensorboard", "wandb", "csv_monitor")
 
 
@@ -141,13 +140,27 @@ def build(args: Any) -> dict[str, Any]:
             config[key] = value
     _only_known(config, "fp16", FP16_KEYS)
     _only_known(config, "bf16", BF16_KEYS)
-    config["zero_optimization"] = {
-        key: value for key, value in config["zero_optimization"].items() if key not in _OFFLOAD or value
-    }
+    config["zero_optimization"] = zero_options(config["zero_optimization"])
+    if "offload_optimizer" in config["zero_optimization"]:
+        # The optimizer here is torch's, as fast on a CPU as the one that DeepSpeed would insist on and compile.
+        config["zero_force_ds_cpu_optimizer"] = False
     if args.precision == "bfloat16":
         # Micro-batch gradients summed in bfloat16 lose small contributions.
         config["data_types"] = {"grad_accum_dtype": "fp32", **(args.data_types or {})}
     return {**config, **(args.deepspeed_extra_args or {})}
+
+
+def zero_options(zero: dict[str, Any]) -> dict[str, Any]:
+    """A checked `zero_optimization` in today's keys; where nothing is offloaded, the offload keys are left out."""
+    old = (*_OLD_OFFLOAD, _OLD_PINNING)
+    options = {key: value for key, value in zero.items() if key not in old}
+    for key, today in _OLD_OFFLOAD.items():
+        if zero.get(key):
+            options[today] = {"device": "cpu", "pin_memory": bool(zero.get(_OLD_PINNING))}
+    for key in ("offload_optimizer", "offload_param"):
+        if (options.get(key) or {"device": "none"}).get("device", "none") == "none":
+            options.pop(key, None)
+    return options
 
 
 def notes(args: Any) -> Iterator[str]:
@@ -161,14 +174,18 @@ def notes(args: Any) -> Iterator[str]:
     dropped = [key for key in _LOSS_SCALING if key in (args.bf16 or {})]
     if dropped:
         yield f"bf16: {', '.join(dropped)} dropped; bfloat16 needs no loss scale"
-    if "cpu_offload" in args.zero_optimization and not args.zero_optimization["cpu_offload"]:
-        yield "zero_optimization: the outdated key cpu_offload: false is dropped"
+    for key in (*_OLD_OFFLOAD, _OLD_PINNING):
+        if key in args.zero_optimization and not args.zero_optimization[key]:
+            yield f"zero_optimization: the outdated key {key}: false is dropped"
+        elif key in args.zero_optimization and key in _OLD_OFFLOAD:
+            yield f"zero_optimization: the outdated key {key} is taken for {_OLD_OFFLOAD[key]}: {{device: cpu}}"
 
 
 def problems(args: Any) -> Iterator[str]:
     """What DeepSpeed would refuse, or take silently in another sense than meant."""
     yield from _precision_problems(args)
     yield from _zero_problems(args.zero_optimization)
+    yield from _offload_problems(args)
     yield from _extra_problems(args)
     for key in _SWITCHED:
         options = getattr(args, key)
@@ -199,12 +216,52 @@ def _precision_problems(args: Any) -> Iterator[str]:
 
 def _zero_problems(zero: dict[str, Any]) -> Iterator[str]:
     for key, value in zero.items():
-        if key not in ZERO_KEYS and key not in _OFFLOAD:
+        if key not in ZERO_KEYS and key not in (*_OLD_OFFLOAD, _OLD_PINNING):
             yield f"zero_optimization: {unknown_key(key, ZERO_KEYS)}"
-        elif key in _OFFLOAD and value:
-            yield f"zero_optimization.{key}={value!r} is not supported yet"
         elif key.endswith("bucket_size") and (not isinstance(value, (int, float)) or value <= 0):
             yield f"zero_optimization.{key}={value!r} must be a number above 0"
+
+
+def _offload_problems(args: Any) -> Iterator[str]:
+    zero, wrong = args.zero_optimization, False
+    for old, today in _OLD_OFFLOAD.items():
+        value = zero.get(today)
+        if zero.get(old) and value:
+            yield f"zero_optimization: {old} and {today} mean the same; keep {today}"
+        for problem in [] if value is None else _destination_problems(today, value):
+            wrong = True
+            yield problem
+    if wrong:
+        return
+    options, stage = zero_options(zero), zero.get("stage")
+    if "offload_optimizer" in options and stage == 0:
+        yield "zero_optimization.offload_optimizer needs stage 1, 2 or 3: without ZeRO nothing is moved"
+    if "offload_param" in options and stage != 3:
+        yield f"zero_optimization.offload_param needs stage 3, not {stage}: only then are parameters moved"
+    if (
+        "offload_optimizer" in options
+        and args.optimizer is not None
+        and args.optimizer_type not in _OFFLOADED
+    ):
+        yield (
+            f"zero_optimization.offload_optimizer with optimizer.type={args.optimizer_type}: what can work in host "
+            f"memory is {', '.join(_OFFLOADED)}"
+        )
+
+
+def _destination_problems(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"zero_optimization.{key}={value!r} must be a mapping such as {{device: cpu}}"
+        return
+    if value.get("device", "none") not in ("cpu", "none"):
+        yield (
+            f"zero_optimization.{key}.device={value['device']!r} must be cpu or none; there is no check here of the "
+            "library and the disks that nvme needs"
+        )
+        return
+    for option in value:
+        if option not in _OFFLOAD_KEYS:
+            yield f"zero_optimization.{key}: {unknown_key(option, _OFFLOAD_KEYS)}"
 
 
 def _extra_problems(args: Any) -> Iterator[str]:

@@ -17,6 +17,7 @@ CURRICULUM = {
 LAYOUTS = {
     "pp1": {"pipe_parallel_size": 1},
     "pp2 1x4": {"processes": 2, "pipe_parallel_size": 2, "train_micro_batch_size_per_gpu": 1},
+    "recomputed": {"checkpoint_activations": True, "contiguous_checkpointing": True},
     "tp2+sp": {"processes": 2, "model_parallel_size": 2, "sequence_parallel": True},
 }
 

@@ -141,8 +141,8 @@ class ActivationCheckpointing(NeoXArgsTemplate):
     synchronize_each_layer: bool = False
     """Wait for the device around every recomputed chunk; for timing."""
 
-    profile_backward: bool = later(False)
-    """Report the time of each recomputed chunk."""
+    profile_backward: bool = False
+    """Report the time that recomputation and backward pass of each chunk take, per iteration, at every log line."""
 
     partition_activations: bool = False
     """Split kept inputs over the tensor-parallel processes."""

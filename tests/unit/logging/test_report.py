@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from megatron import mpu
 from megatron.common.timers import Timers
 from megatron.logging import Metrics, training_log
 from megatron.logging.flops import model_flops_per_iteration
@@ -100,6 +101,13 @@ def test_a_curriculum_is_logged_and_counted_as_what_it_is(config, tmp_path):
     assert values["runtime/tokens_per_sec"] == pytest.approx(values["runtime/samples_per_sec"] * mean_length)
     flops = sum(model_flops_per_iteration(config, length) for length in (4, 4, 8, 16)) / 4
     assert values["runtime/flops_per_sec_per_gpu"] == pytest.approx(flops * values["runtime/steps_per_sec"])
+
+
+def test_the_time_of_recomputed_blocks_is_shown(config, capsys, monkeypatch):
+    monkeypatch.setattr(mpu, "backward_seconds", lambda: {"block 0": 0.008, "blocks 1 to 2": 0.4})
+    report(config, [4.0, 3.0, 2.0, 1.0])
+    expected = "recomputation and backward pass (ms per iteration) | block 0: 2.00 | blocks 1 to 2: 100.00"
+    assert capsys.readouterr().out.splitlines()[-1] == expected
 
 
 def test_metrics_and_config_reach_tensorboard(config, tmp_path):

@@ -105,6 +105,21 @@ def test_contiguous_buffers_are_used_again():
     for _ in range(3):
         losses_and_gradients(True)
     assert [len(buffers) for buffers in checkpointing._free_buffers.values()] == [1]
+    mpu.forget_buffers()
+    assert checkpointing._free_buffers == {}
+
+
+def test_backward_passes_are_measured_by_their_labels_only_if_asked_for():
+    def stretch(x):
+        return x * 2
+
+    stretch.label = "block 7"
+    for profile, expected in ((True, ["block 7"]), (False, [])):
+        mpu.configure_checkpointing(profile=profile)
+        mpu.checkpoint(stretch, torch.ones(3, requires_grad=True)).sum().backward()
+        seconds = mpu.backward_seconds()
+        assert list(seconds) == expected and all(value > 0 for value in seconds.values())
+    assert mpu.backward_seconds() == {}
 
 
 def partitioned(replicated):

@@ -54,6 +54,16 @@ def test_bfloat16_accumulates_gradients_in_fp32_unless_told_otherwise():
     assert "data_types" not in view()
 
 
+def test_the_outdated_offload_switches_are_translated():
+    old = {"stage": 3, "cpu_offload": True, "cpu_offload_param": True, "cpu_offload_use_pin_memory": True}
+    args = NeoXArgs.from_dict(minimal(zero_optimization=old))
+    destination = {"device": "cpu", "pin_memory": True}
+    zero = args.deepspeed_config["zero_optimization"]
+    assert zero == {"stage": 3, "offload_optimizer": destination, "offload_param": destination}
+    assert args.deepspeed_config["zero_force_ds_cpu_optimizer"] is False
+    assert any("cpu_offload is taken for offload_optimizer" in note for note in args.notes())
+
+
 def test_the_outdated_offload_switch_is_dropped():
     config = view(zero_optimization={"stage": 1, "cpu_offload": False})
     assert config["zero_optimization"] == {"stage": 1}
@@ -74,10 +84,30 @@ BAD = [
     ({"fp16": {"enabled": True, "loss_scale_window": 0}}, "fp16.loss_scale_window=0 must be above 0"),
     ({"bf16": {"enabled": True, "immediate": True}}, "bf16: unknown key 'immediate'"),
     ({"zero_optimization": {"stage": 1, "reduce_buket_size": 1}}, "did you mean 'reduce_bucket_size'?"),
-    ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, "is not supported yet"),
     (
-        {"zero_optimization": {"stage": 1, "cpu_offload": True}},
-        "zero_optimization.cpu_offload=True is not supported",
+        {"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}},
+        "zero_optimization.offload_optimizer needs stage 1, 2 or 3",
+    ),
+    ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "nvme"}}}, "must be cpu or none"),
+    ({"zero_optimization": {"stage": 1, "offload_optimizer": True}}, "must be a mapping such as"),
+    (
+        {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu", "pin_memry": True}}},
+        "unknown key 'pin_memry'; did you mean 'pin_memory'?",
+    ),
+    (
+        {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+        "zero_optimization.offload_param needs stage 3, not 2",
+    ),
+    (
+        {"zero_optimization": {"stage": 1, "cpu_offload": True, "offload_optimizer": {"device": "cpu"}}},
+        "cpu_offload and offload_optimizer mean the same",
+    ),
+    (
+        {
+            "zero_optimization": {"stage": 1, "cpu_offload": True},
+            "optimizer": {"type": "Lion", "params": {"lr": 1e-3}},
+        },
+        "offload_optimizer with optimizer.type=lion",
     ),
     ({"zero_optimization": {"stage": 1, "reduce_bucket_size": 0}}, "must be a number above 0"),
     ({"deepspeed_extra_args": {"amp": {"enabled": True}}}, "DeepSpeed no longer has 'amp'"),
