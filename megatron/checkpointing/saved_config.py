@@ -18,6 +18,8 @@ _MODEL = (
     "gpt_j_tied",
     "pos_emb",
     "rotary_pct",
+    "opt_pos_emb_offset",
+    "rpe_max_distance",
     "norm",
     "activation",
     "no_weight_tying",
@@ -35,7 +37,14 @@ _MODEL = (
     "moe_normalize_topk",
 )
 # Another value is sometimes meant, as when a model is made to read longer texts.
-_PRECISE = ("soft_prompt_tuning", "rotary_emb_base", "rope_scaling", "layernorm_epsilon", "isolate_documents")
+_PRECISE = (
+    "soft_prompt_tuning",
+    "rotary_emb_base",
+    "rope_scaling",
+    "layernorm_epsilon",
+    "rms_norm_epsilon",
+    "isolate_documents",
+)
 # With another value sample n is another sample.
 _DATA = (
     "seed",
@@ -99,7 +108,9 @@ def _differing(neox_args, saved: dict, keys: tuple[str, ...]) -> list[str]:
 
 def _mlp_width(value_of: Callable[[str], Any]) -> int | None:
     keys = ("hidden_size", "activation", "ffn_hidden_size", "intermediate_size", "expansion_factor")
-    args = SimpleNamespace(**{key: value_of(key) for key in keys}, mlp_multiple_of=value_of("mlp_multiple_of") or 1)
+    args = SimpleNamespace(
+        **{key: value_of(key) for key in keys}, mlp_multiple_of=value_of("mlp_multiple_of") or 1
+    )
     try:
         return None if args.hidden_size is None else mlp_sizes(args).linear2_input
     except ConfigError:
