@@ -25,6 +25,7 @@ from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
 from megatron.logging.parameters import ParameterReport
 from megatron.logging.report import perplexity
+from megatron.mup_substitute import mup_coord_check, save_base_shapes
 from megatron.neox_arguments.curriculum import Curriculum
 from megatron.objectives import build_objective
 
@@ -59,11 +60,17 @@ def pretrain(neox_args) -> None:
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()
 
+    if neox_args.save_base_shapes:
+        save_base_shapes(neox_args)
+        return
     timers("data loaders").start()
     data_loaders = build_train_valid_test_data_loaders(neox_args)
     update_iterations(neox_args, data_loaders)
     timers("data loaders").stop()
 
+    if neox_args.coord_check:
+        mup_coord_check(neox_args, timers, None, shift_and_wrap_data_loaders(neox_args, data_loaders)[0])
+        return
     timers("model and optimizer").start()
     engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(
         neox_args, iteration=neox_args.iteration

@@ -7,6 +7,7 @@ import torch
 
 from megatron import mpu
 from megatron.model.layers import ModuleSpec, TiedSpec, layer_specs
+from megatron.model.mup import apply_base_shapes
 from megatron.model.sharing import link_parameters, owning_layers
 from megatron.model.utils import SequentialWrapper, TiedLayer, mark_norms_for_sequence_parallel_grad_sync
 from megatron.neox_arguments.soft_prompt import SoftPrompt
@@ -61,6 +62,8 @@ def _build_layers(specs: list[ModuleSpec | Callable]) -> list[Callable]:
 
 def finish_model(model, neox_args) -> None:
     """Initial values and gradient hooks of a model just built."""
+    if neox_args.use_mup:
+        apply_base_shapes(model, neox_args)
     mpu.initialize_parameters(
         model.logical_named_parameters(), neox_args.seed, neox_args.use_cpu_initialization
     )

@@ -16,6 +16,7 @@ from megatron.model.documents import with_positions
 from megatron.model.fused_bias_dropout import bias_dropout_add
 from megatron.model.mlp import ParallelMLP
 from megatron.model.moe import ParallelDroplessMoE
+from megatron.model.mup import readout_scale
 from megatron.model.norms import get_norm
 from megatron.model.projection import embedding_width
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size, mask_layout_padding
@@ -174,6 +175,7 @@ class ParallelLinear(torch.nn.Module):
     ):
         super().__init__()
         self.parallel_output = parallel_output
+        self.input_scale = readout_scale(neox_args)
         self.vocab_rows = logical_vocab_size(neox_args)
         self.final_linear = mpu.ColumnParallelLinear(
             neox_args,
@@ -188,6 +190,8 @@ class ParallelLinear(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:
         """[b, s, h] -> (logits [b, s, V/tp or V], None)."""
+        if self.input_scale != 1.0:
+            hidden = hidden * self.input_scale
         logits, _ = self.final_linear(hidden)
         logits = mask_layout_padding(logits, self.vocab_rows)
         return logits if self.parallel_output else mpu.gather_from_model_parallel_region(logits), None
@@ -222,9 +226,12 @@ class TiedOutput:
     def __init__(self, neox_args, parallel_output: bool = True):
         self.parallel_output = parallel_output
         self.sequence_parallel = neox_args.sequence_parallel
+        self.input_scale = readout_scale(neox_args)
         self.vocab_rows = logical_vocab_size(neox_args)
 
     def __call__(self, embedding: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        if self.input_scale != 1.0:
+            hidden = hidden * self.input_scale
         logits = parallel_lm_logits(
             hidden, embedding.word_embeddings_weight, True, seq_parallel=self.sequence_parallel
         )

@@ -239,8 +239,8 @@ def get_params_for_weight_decay_optimization(module: torch.nn.Module, neox_args)
 
     Returns: [{"params", "name": "weight_decay_params"}, {"params", "weight_decay": 0.0, "name":
     "no_weight_decay_params"}], without a group that has no members; with weight_decay 0 all are in one of the second
-    kind. Frozen parameters are in none. With muP (see megatron.model.mup) groups have a `width_mult`, by which the learning
-    rate is divided and the decay multiplied, and there is one group for each value of it.
+    kind. Frozen parameters are in none. With muP (see megatron.model.mup) groups have a `width_mult`, by which the
+    learning rate is divided and the decay multiplied, and there is one group for each value of it.
     """
     members: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     of_norms = {id(parameter) for norm in norms(module) for parameter in norm.parameters()}

@@ -30,6 +30,8 @@ def init_logical_rows(init_method: InitMethod, rows: int) -> InitMethod:
         tensor[rows:] = 0.0
         return tensor
 
+    # With what muP asks of the method.
+    vars(init_).update(vars(init_method))
     return init_
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from megatron import mpu
 from megatron.model.documents import LayerInput
+from megatron.model.mup import embedding_scale
 from megatron.model.norms import get_norm
 from megatron.model.projection import Projection, embedding_width
 from megatron.model.vocabulary import init_logical_rows, logical_vocab_size
@@ -94,6 +95,7 @@ class Embedding(torch.nn.Module):
         self.hidden_size = hidden_size
         self.dropout = embedding_dropout_prob
         self.sequence_parallel = neox_args.sequence_parallel
+        self.multiplier = embedding_scale(neox_args)
         self.position_multiplier = neox_args.mup_rp_embedding_mult
         row_init = init_logical_rows(init_method, logical_vocab_size(neox_args))
         width = embedding_width(neox_args)
@@ -152,6 +154,8 @@ class Embedding(torch.nn.Module):
             embeddings = embeddings + F.embedding(tokentype_ids, self.tokentype_embeddings)
         if self.training and self.dropout > 0.0:
             embeddings = F.dropout(embeddings, self.dropout)
+        if self.multiplier != 1.0:
+            embeddings = embeddings * self.multiplier
         if self.soft_prompt is not None:
             embeddings = self.soft_prompt(embeddings)
         if self.sequence_parallel:

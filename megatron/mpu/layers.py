@@ -7,7 +7,6 @@ sequence parallelism [s/tp, b, h] outside of the tensor-parallel regions.
 import torch
 import torch.nn.functional as F
 
-from megatron.common.errors import ConfigError
 from megatron.mpu import mappings, state
 from megatron.mpu.linear import linear_into_region
 from megatron.mpu.parameters import (
@@ -55,10 +54,21 @@ class VocabParallelEmbedding(torch.nn.Module):
 
 
 class _ParallelLinear(torch.nn.Module):
-    """What both linear layers share: parameters weight [o, h] and bias [o], cut as their specs say."""
+    """What both linear layers share: parameters weight [o, h] and bias [o], cut as their specs say.
 
-    def __init__(self, neox_args, weight: ParameterSpec, bias: ParameterSpec | None, keep_master: bool):
+    mup_rescale: _rescale_parameters has something to do.
+    """
+
+    def __init__(
+        self,
+        neox_args,
+        weight: ParameterSpec,
+        bias: ParameterSpec | None,
+        keep_master: bool,
+        mup_rescale: bool,
+    ):
         super().__init__()
+        self._to_rescale = mup_rescale
         self.sequence_parallel = neox_args.sequence_parallel and state.get_model_parallel_world_size() > 1
         self.weight = make_parameter(weight)
         self.bias = make_parameter(bias) if bias is not None else None
@@ -68,6 +78,28 @@ class _ParallelLinear(torch.nn.Module):
             size, rank = state.get_model_parallel_world_size(), state.get_model_parallel_rank()
             with torch.no_grad():
                 self.weight.copy_(local_slice(self.master_weight, weight, rank, size))
+
+    def width_mult(self) -> float:
+        """Input features as a multiple of the base model's (muP); 1 where no base shapes are applied."""
+        widths = getattr(self.weight, "widths", None)
+        return 1.0 if widths is None else widths.fan_in
+
+    @torch.no_grad()
+    def mup_reinitialize_weights(self, neox_args) -> None:
+        """Draw weight and bias anew, from torch's default generator, as large as muP wants them."""
+        size, rank = state.get_model_parallel_world_size(), state.get_model_parallel_rank()
+        for parameter in self.parameters(recurse=False):
+            logical = draw_logical(parameter.spec, None, parameter.device)
+            parameter.copy_(local_slice(logical, parameter.spec, rank, size))
+
+    @torch.no_grad()
+    def _rescale_parameters(self) -> None:
+        """Once, for an output layer whose values were drawn smaller the wider its input is (mup_rescale_parameters):
+        as large as the base model's. A model built with base shapes draws them so from the start."""
+        if self._to_rescale:
+            self._to_rescale = False
+            for parameter in self.parameters(recurse=False):
+                parameter.mul_(self.width_mult() ** 0.5)
 
 
 class ColumnParallelLinear(_ParallelLinear):
@@ -98,13 +130,14 @@ class ColumnParallelLinear(_ParallelLinear):
         seq_dim: int = 0,
         blocks: tuple[int, ...] = (),
     ):
-        _refuse_mup(mup_rescale_parameters)
         if stride > 1:
             assert not blocks, "stride and blocks say the same thing"
             blocks = (divide(output_size, stride),) * stride
         weight_spec = ParameterSpec((output_size, input_size), init_method, shard_dim=0, blocks=blocks)
         bias_spec = ParameterSpec((output_size,), zeros_, shard_dim=0, blocks=blocks) if bias else None
-        super().__init__(neox_args, weight_spec, bias_spec, keep_master_weight_for_test)
+        super().__init__(
+            neox_args, weight_spec, bias_spec, keep_master_weight_for_test, mup_rescale_parameters
+        )
         self.gather_output = gather_output
         self.skip_bias_add = skip_bias_add
         self.seq_dim = seq_dim
@@ -147,11 +180,12 @@ class RowParallelLinear(_ParallelLinear):
         parallel_output: bool = False,
         mup_rescale_parameters: bool = False,
     ):
-        _refuse_mup(mup_rescale_parameters)
         blocks = (divide(input_size, stride),) * stride if stride > 1 else ()
         weight_spec = ParameterSpec((output_size, input_size), init_method, shard_dim=1, blocks=blocks)
         bias_spec = ParameterSpec((output_size,), zeros_) if bias else None
-        super().__init__(neox_args, weight_spec, bias_spec, keep_master_weight_for_test)
+        super().__init__(
+            neox_args, weight_spec, bias_spec, keep_master_weight_for_test, mup_rescale_parameters
+        )
         self.input_is_parallel = input_is_parallel
         self.skip_bias_add = skip_bias_add
         self.set_parallel_output(parallel_output)
@@ -184,8 +218,3 @@ def reduce_partial(partial: torch.Tensor, sequence_parallel: bool) -> torch.Tens
     if sequence_parallel:
         return mappings.reduce_scatter_to_sequence_parallel_region(partial)
     return mappings.reduce_from_model_parallel_region(partial)
-
-
-def _refuse_mup(mup_rescale_parameters: bool) -> None:
-    if mup_rescale_parameters:
-        raise ConfigError("use_mup is not supported yet: remove it from the config")

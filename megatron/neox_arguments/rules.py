@@ -14,6 +14,7 @@ from megatron.neox_arguments import (
     schedule_options,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
+from megatron.neox_arguments.mup_options import MUP_KEYS, mup_problems
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
 from megatron.neox_arguments.soft_prompt import soft_prompt_problems
@@ -231,6 +232,11 @@ def _sequence_parallel(args: Any) -> Iterator[str]:
 def _curriculum(args: Any) -> Iterator[str]:
     if args.seq_length:
         yield from curriculum.problems(args)
+
+
+@rule(*MUP_KEYS)
+def _mup(args: Any) -> Iterator[str]:
+    yield from mup_problems(args)
 
 
 @rule("soft_prompt_tuning", "seq_length", "isolate_documents")

@@ -61,6 +61,8 @@ def _bad_values(args: Any, settings: dict) -> Iterator[str]:
         yield f"soft_prompt_tuning.init_range={spread!r} must be above 0"
     if not isinstance(settings["init_string"], str):
         yield f"soft_prompt_tuning.init_string={settings['init_string']!r} must be a text"
+    if settings["init_string"] and args.embedding_size not in (None, args.hidden_size):
+        yield "soft_prompt_tuning.init_string needs word embeddings of hidden_size; remove it or embedding_size"
     if settings["enabled"] is True and args.isolate_documents:
         yield (
             "soft_prompt_tuning cannot be combined with isolate_documents: the prompt stands before the first document "

@@ -14,7 +14,7 @@ FLOORS = (
     ("objectives", "families"),
     ("initialize", "engine", "checkpointing", "logging", "generation", "evaluation"),
     ("gradient_noise_scale",),
-    ("training", "text_generation_utils", "planning", "utils"),
+    ("training", "mup_substitute", "text_generation_utils", "planning", "utils"),
 )
 # Methods that the public config object has had from the beginning, although they speak of what stands above it.
 DOORS = {("megatron.neox_arguments.arguments", "megatron.tokenizer")}

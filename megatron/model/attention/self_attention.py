@@ -5,7 +5,6 @@ rank, t positions attended to.
 """
 
 import contextlib
-import math
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from megatron import mpu
 from megatron.model.attention.backend import Demands, make_backend, pattern_of_layer
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.kv_cache import KeyValueCache
+from megatron.model.mup import attention_scale
 from megatron.model.norms import get_norm
 from megatron.model.positional_embeddings import rotate, split_and_rotate
 from megatron.mpu.parameters import InitMethod
@@ -50,7 +50,7 @@ class ParallelSelfAttention(torch.nn.Module):
         super().__init__()
         self.layer_number = layer_number
         self.layout = HeadLayout.from_config(neox_args)
-        self.scale = neox_args.attention_softmax_scale or 1.0 / math.sqrt(self.layout.size)
+        self.scale = attention_scale(neox_args, self.layout.size)
         self.dropout = neox_args.attention_dropout
         self.use_cache = use_cache
         self.cache = KeyValueCache()

@@ -152,34 +152,36 @@ class ActivationCheckpointing(NeoXArgsTemplate):
 class Mup(NeoXArgsTemplate):
     """Maximal-update parametrisation (arXiv 2203.03466)."""
 
-    use_mup: bool = later(False)
-    """Scale initial values and learning rates with the width."""
+    use_mup: bool = False
+    """Maximal update parametrisation: scale initial values, learning rates, attention and logits with the width
+    relative to the shapes in base_shapes_file. For adam and sgd."""
 
-    coord_check: bool = later(False)
-    """Plot the coordinate check and stop."""
+    coord_check: bool = False
+    """Train models of several widths for a few steps, write how large their activations become, with muP and without
+    (coord_check_up.RANK, coord_check_sp.RANK; .csv, and .jpg where matplotlib is installed), and stop."""
 
-    save_base_shapes: bool = later(False)
-    """Write the base shapes and stop."""
+    save_base_shapes: bool = False
+    """Write the shapes of this config's model to base_shapes_file and stop."""
 
-    base_shapes_file: str | None = later(None)
-    """File of the base shapes."""
+    base_shapes_file: str | None = None
+    """File of the base shapes; ".0" is appended, as GPT-NeoX does."""
 
-    mup_init_scale: float = later(1.0)
-    """Factor on initial weights."""
+    mup_init_scale: float = 1.0
+    """Factor on initial weights, with use_mup."""
 
-    mup_attn_temp: float = later(1.0)
-    """Factor on attention scores."""
+    mup_attn_temp: float = 1.0
+    """Factor on attention scores, with use_mup."""
 
-    mup_output_temp: float = later(1.0)
-    """Factor on the logits."""
+    mup_output_temp: float = 1.0
+    """Factor on the logits, with use_mup."""
 
-    mup_embedding_mult: float = later(1.0)
-    """Factor on word embeddings."""
+    mup_embedding_mult: float = 1.0
+    """Factor on what the embedding gives, with use_mup."""
 
     mup_rp_embedding_mult: float = 1.0
     """Factor on learned position embeddings, applied with and without muP."""
 
-    mup_width_scale: int = later(2)
+    mup_width_scale: int = 2
     """Width of the second model from which base shapes are inferred, relative to the first."""
 
 

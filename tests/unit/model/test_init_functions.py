@@ -8,8 +8,12 @@ from megatron.common.errors import ConfigError
 from megatron.model.init_functions import get_init_methods, init_method_normal
 from megatron.registry import lookup, names
 
-SHAPE = SimpleNamespace(num_layers=12, hidden_size=768, init_method_std=0.02)
-LARGE = SimpleNamespace(num_layers=44, hidden_size=6144, init_method_std=0.02)
+SHAPE = SimpleNamespace(
+    num_layers=12, hidden_size=768, init_method_std=0.02, use_mup=False, mup_init_scale=1.0
+)
+LARGE = SimpleNamespace(
+    num_layers=44, hidden_size=6144, init_method_std=0.02, use_mup=False, mup_init_scale=1.0
+)
 
 
 def drawn(name, args, shape=(512, 768)):
@@ -80,6 +84,17 @@ def test_an_unknown_method_is_named_with_the_nearest_choice():
         lookup("init method", "wang_innit")
 
 
-def test_mup_initialisation_is_refused():
-    with pytest.raises(ConfigError, match="use_mup"):
-        init_method_normal(0.02, use_mup_outer=True)
+def test_values_are_scaled_with_mup_only():
+    drawn_values = [
+        init_method_normal(0.02, mup, 3.0)(torch.empty(8, 8), torch.Generator().manual_seed(0))
+        for mup in (False, True)
+    ]
+    torch.testing.assert_close(drawn_values[1], 3.0 * drawn_values[0])
+
+
+@pytest.mark.parametrize("name", names("init method"))
+def test_a_method_knows_how_large_its_values_are(name):
+    method = lookup("init method", name)(SHAPE)
+    for shape in ((256, 256), (512, 128)):
+        values = method(torch.empty(shape), torch.Generator().manual_seed(0))
+        assert values.square().mean().sqrt().item() == pytest.approx(method.rms(shape), rel=0.02)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from megatron import mpu
-from megatron.common.errors import ConfigError
+from megatron.model.mup import Widths
 from tests.common.distributed import run_distributed
 from tests.common.models import model_args
 
@@ -28,9 +28,27 @@ def test_without_a_bias_there_is_none():
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
 
 
-def test_rescaling_for_mup_is_refused():
-    with pytest.raises(ConfigError, match="use_mup"):
-        mpu.RowParallelLinear(model_args(), 6, 8, mup_rescale_parameters=True)
+def test_an_output_layer_is_rescaled_once_by_the_root_of_its_width():
+    layer = mpu.ColumnParallelLinear(model_args(), 6, 8, mup_rescale_parameters=True)
+    other = mpu.ColumnParallelLinear(model_args(), 6, 8)
+    for found in (layer, other):
+        found.weight.widths = Widths.of((8, 6), (None, 2))
+        assert found.width_mult() == 3.0
+    before = [layer.weight.clone(), other.weight.clone()]
+    for _ in range(2):
+        layer._rescale_parameters()
+        other._rescale_parameters()
+    torch.testing.assert_close(layer.weight, before[0] * 3**0.5)
+    assert torch.equal(other.weight, before[1])
+
+
+def test_weights_are_drawn_anew():
+    layer = mpu.RowParallelLinear(model_args(), 6, 8)
+    before = layer.weight.clone()
+    layer.mup_reinitialize_weights(model_args())
+    assert not torch.equal(layer.weight, before)
+    assert layer.weight.std().item() == pytest.approx(before.std().item(), rel=0.5)
+    assert layer.width_mult() == 1.0
 
 
 def test_a_summand_with_a_bias_inside_is_a_programming_error():
