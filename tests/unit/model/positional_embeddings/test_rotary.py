@@ -1,6 +1,11 @@
 import pytest
 import torch
 
+from megatron.model.fused_rope import (
+    FusedRoPEFunc,
+    fused_apply_rotary_pos_emb,
+    fused_apply_rotary_pos_emb_cached,
+)
 from megatron.model.positional_embeddings import (
     RotaryEmbedding,
     apply_rotary_pos_emb,
@@ -112,3 +117,22 @@ def test_fused_split_and_rotation_equals_its_eager_twin(split, rotated):
 
 def test_rotate_half_swaps_halves():
     assert rotate_half(torch.tensor([1.0, 2, 3, 4])).tolist() == [-3, -4, 1, 2]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_names_of_the_fused_kernel_turn_as_the_plain_form_does(transposed):
+    t = torch.randn(6, 2, 3, 8, requires_grad=True)
+    angles = torch.outer(torch.arange(6.0), inverse_frequencies(4, 10000)).repeat(1, 2)[:, None, None]
+    cos, sin = angles.cos(), angles.sin()
+    turned, _ = apply_rotary_pos_emb(t[..., :4], t[..., :4], cos, sin)
+    expected = torch.cat((turned, t[..., 4:]), -1)
+    weights = torch.randn_like(expected)
+    gradient = torch.autograd.grad(expected, t, weights)[0]
+    for found in (
+        fused_apply_rotary_pos_emb(t, angles, transposed),
+        fused_apply_rotary_pos_emb_cached(t, cos, sin, transposed),
+        FusedRoPEFunc.apply(t, angles, transposed),
+    ):
+        torch.testing.assert_close(found, expected)
+        assert found.transpose(0, 1).is_contiguous() == transposed
+        torch.testing.assert_close(torch.autograd.grad(found, t, weights)[0], gradient)
