@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+# What all but Adam and SGD lack.
+NO_MUP = {
+    "maximal update parametrisation": "how its learning rates change with the width is known for adam and sgd only"
+}
+
 
 @dataclass(frozen=True)
 class Capabilities:

@@ -3,7 +3,7 @@
 import torch
 
 from megatron.common import device
-from megatron.optimizers.capabilities import Capabilities
+from megatron.optimizers.capabilities import NO_MUP, Capabilities
 from megatron.registry import register
 
 
@@ -37,7 +37,7 @@ class Lion(torch.optim.Optimizer):
         return loss
 
 
-@register("optimizer", "lion", capabilities=Capabilities(states=1))
+@register("optimizer", "lion", capabilities=Capabilities(states=1), lacks=NO_MUP)
 def lion(param_groups: list[dict], params: dict):
     """DeepSpeed's fused kernel on a GPU where it can be built, else Lion above."""
     params = {**params, "betas": tuple(params.get("betas", (0.9, 0.99)))}

@@ -2,7 +2,7 @@
 
 import torch
 
-from megatron.optimizers.capabilities import Capabilities
+from megatron.optimizers.capabilities import NO_MUP, Capabilities
 from megatron.registry import register
 
 
@@ -58,6 +58,7 @@ def _root(squares: torch.Tensor, eps: float) -> torch.Tensor:
     "optimizer",
     "madgrad_wd",
     capabilities=Capabilities(states=3),
+    lacks=NO_MUP,
     example={"optimizer": {"type": "madgrad_wd", "params": {"lr": 1e-2}}},
 )
 def build(param_groups: list[dict], params: dict):

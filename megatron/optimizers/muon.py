@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from megatron import mpu
 from megatron.mpu import collectives
-from megatron.optimizers.capabilities import Capabilities
+from megatron.optimizers.capabilities import NO_MUP, Capabilities
 from megatron.optimizers.pieces import Piece, PiecewiseOptimizer
 from megatron.registry import register
 
@@ -186,7 +186,7 @@ def _scale(rows: int, columns: int, kind: str) -> float:
     "muon",
     # Two where AdamW updates, which is little of a large model.
     capabilities=Capabilities(states=1),
-    lacks={"zero 3": "it needs whole matrices, which ZeRO 3 cuts into flat parts"},
+    lacks={"zero 3": "it needs whole matrices, which ZeRO 3 cuts into flat parts", **NO_MUP},
 )
 def build(param_groups: list[dict], params: dict):
     return Muon(param_groups, **{**params, "betas": tuple(params.get("betas", (0.9, 0.999)))})

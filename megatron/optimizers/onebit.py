@@ -6,7 +6,7 @@ import torch
 
 from megatron import mpu
 from megatron.mpu import collectives
-from megatron.optimizers.capabilities import Capabilities
+from megatron.optimizers.capabilities import NO_MUP, Capabilities
 from megatron.optimizers.sign_exchange import SignExchange
 from megatron.registry import register
 
@@ -138,6 +138,7 @@ _REDUCED = "its second phase exchanges momentum of gradients that"
     lacks={
         **{f"zero {stage}": f"{_REDUCED} ZeRO would have averaged before" for stage in (1, 2, 3)},
         "16-bit precision": f"{_REDUCED} ZeRO, where 16-bit runs keep their fp32 weights, has averaged before",
+        **NO_MUP,
     },
     example={"optimizer": {"type": "onebitadam", "params": {"lr": 1e-3, "freeze_step": 2}}},
 )

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from megatron import mpu
 from megatron.mpu import collectives
-from megatron.optimizers.capabilities import Capabilities
+from megatron.optimizers.capabilities import NO_MUP, Capabilities
 from megatron.optimizers.pieces import Piece, PiecewiseOptimizer
 from megatron.registry import register
 
@@ -144,7 +144,10 @@ def _put(vectors: list[torch.Tensor], joined: torch.Tensor) -> None:
     "optimizer",
     "sm3",
     capabilities=Capabilities(states=1, weight_decay=False),
-    lacks={"zero 3": "it needs the rows and columns of whole matrices, which ZeRO 3 cuts into flat parts"},
+    lacks={
+        "zero 3": "it needs the rows and columns of whole matrices, which ZeRO 3 cuts into flat parts",
+        **NO_MUP,
+    },
     example={"optimizer": {"type": "sm3", "params": {"lr": 1e-2, "momentum": 0.9}}},
 )
 def build(param_groups: list[dict], params: dict):

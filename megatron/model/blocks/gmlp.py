@@ -217,6 +217,7 @@ class GMLPBlock(torch.nn.Module):
 LACKS = {
     "gated activation": "its blocks are gated by themselves; choose one such as gelu",
     "norms behind branches": "its one norm stands before the block",
+    "maximal update parametrisation": "its weights over positions have no width",
     "isolated documents": "its weights belong to places in the sample, wherever a document starts",
 }
 register("block", "gmlp", lacks=LACKS)(GMLPBlock)

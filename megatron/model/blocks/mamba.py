@@ -251,6 +251,7 @@ class ParallelMambaResidualLayer(torch.nn.Module):
     lacks={
         "hidden dropout": "the block has no dropout, and a model with dropout in its embeddings alone is hardly meant",
         "norms behind branches": "its one norm stands before the block",
+        "maximal update parametrisation": "its weights have initial values and learning rates of their own",
     },
 )
 class ParallelMambaResidualLayerPipe(ParallelMambaResidualLayer):
