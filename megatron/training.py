@@ -17,7 +17,13 @@ from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_
 from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
 from megatron.engine.characters import CharCounter, tokens_per_char_of_all
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
-from megatron.engine.setup import build_engine, get_learning_rate_scheduler, get_model, get_optimizer
+from megatron.engine.setup import (
+    build_engine,
+    get_learning_rate_scheduler,
+    get_model,
+    get_optimizer,
+    restore_full_precision_masters,
+)
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
 from megatron.gradient_noise_scale import GradientNoiseScale
@@ -165,7 +171,7 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     without_optimizer = neox_args.finetune or neox_args.no_load_optim
     # Before the engine is built, so that its fp32 masters and partitions are made of the loaded weights.
     started_at = warm_start(neox_args, model, iteration) if without_optimizer else None
-    engine, optimizer, lr_scheduler = build_engine(neox_args, model, objective, fresh=started_at is None)
+    engine, optimizer, lr_scheduler = build_engine(neox_args, model, objective)
     engine.objective = objective
     engine.batch_function = BatchFunction(objective, neox_args.padded_vocab_size)
     engine.curriculum = Curriculum.from_config(neox_args.curriculum_learning)
@@ -182,6 +188,8 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
         engine.loaded_iteration = load_checkpoint(
             neox_args, engine, optimizer, lr_scheduler, iteration=iteration
         )
+    if started_at is None and engine.loaded_from is None:
+        restore_full_precision_masters(engine, neox_args)
     return engine, optimizer, lr_scheduler, None
 
 

@@ -8,6 +8,7 @@ from megatron.checkpointing import manifest
 from megatron.checkpointing.checks import check_checkpoint_args, check_layout
 from megatron.checkpointing.choose import choose_checkpoint
 from megatron.checkpointing.foreign import load_foreign
+from megatron.checkpointing.forward_pass import check_logits
 from megatron.checkpointing.model_files import saved_iteration
 from megatron.checkpointing.names import rank_optimizer_file
 from megatron.checkpointing.rng import restore_rng
@@ -34,6 +35,7 @@ def load_checkpoint(
     if tag is None:
         return 0
     directory = Path(neox_args.load, tag)
+    model.loaded_from = directory
     if manifest.is_foreign(directory):
         iteration = load_foreign(neox_args, model, directory)
         print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
@@ -57,5 +59,7 @@ def load_checkpoint(
     own = rank_optimizer_file(directory, torch.distributed.get_rank())
     if own.is_file():
         model.optimizer.load_rank_state(load_file(own))
+    if neox_args.checkpoint_validation_with_forward_pass:
+        check_logits(neox_args, model, directory)
     print_rank_0(f"loaded checkpoint {directory}")
     return saved_iteration(client_state, directory)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing import manifest, provenance
+from megatron.checkpointing.forward_pass import save_logits
 from megatron.checkpointing.names import (
     LATEST,
     get_checkpoint_tag,
@@ -74,6 +75,8 @@ def save_ds_checkpoint(iteration: int, model, neox_args) -> str | None:
     own = getattr(model.optimizer, "rank_state", dict)()
     if own:
         storage.save(own, str(rank_optimizer_file(partial, torch.distributed.get_rank())))
+    if neox_args.checkpoint_validation_with_forward_pass:
+        save_logits(neox_args, model, partial)
     failure = _first_failure(storage.failure)
     if failure is None:
         failure = _seal(neox_args, iteration, root, partial)

@@ -60,10 +60,9 @@ def get_learning_rate_scheduler(optimizer, neox_args) -> AnnealingLR | None:
     return AnnealingLR.from_config(optimizer, neox_args)
 
 
-def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh: bool = True):
-    """Wrap the model, its optimizer and its schedule into a DeepSpeed engine.
-
-    Args: fresh: the model has its initial weights.
+def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
+    """Wrap the model, its optimizer and its schedule into a DeepSpeed engine, whose fp32 masters are those of the model
+    as DeepSpeed has rounded it.
 
     Returns: (engine, optimizer as DeepSpeed wrapped it, learning rate scheduler).
     """
@@ -90,6 +89,8 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
     engine.checkpoint_engine = SafeCheckpointEngine()
     # What else of a run goes into its checkpoints: name -> object with state_dict() and load_state_dict().
     engine.stateful = {}
+    # The folder of the checkpoint that it goes on from.
+    engine.loaded_from = None
     engine.clip_fp32_gradients = partial(clip_gradients, engine)
     scale_auxiliary_losses(engine)
     if engine.dp_world_size == 1 and not engine.zero_optimization():
@@ -98,11 +99,6 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective, fresh:
     if hasattr(optimizer, "attach"):
         # It averages gradients in its own way, from some step on.
         optimizer.attach(engine)
-    if hasattr(optimizer, "attach"):
-        # It averages gradients in its own way, from some step on.
-        optimizer.attach(engine)
-    if fresh:
-        restore_full_precision_masters(engine, neox_args)
     # ZeRO-3 has emptied its parameters and keeps their true size.
     count = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
     print_rank_0(f"parameters of this rank: {count:,}")

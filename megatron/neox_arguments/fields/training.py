@@ -27,7 +27,7 @@ class Checkpoints(NeoXArgsTemplate):
     load: str | None = None
     """Folder that a checkpoint is loaded from."""
 
-    checkpoint_validation_with_forward_pass: bool = later(False)
+    checkpoint_validation_with_forward_pass: bool = False
     """Store the logits of a fixed input in the checkpoint and compare them after loading."""
 
     checkpoint_scale: Literal["linear", "log"] = "linear"
