@@ -325,8 +325,9 @@ def local_part(
         parts = [read(part) for part in range(saved.tensor_size if summands else 1)]
         return torch.stack([part.float() for part in parts]).sum(0) if len(parts) > 1 else parts[0]
     # In the layout of the checkpoint a rank reads its own part only.
-    if saved.tensor_size == size:
-        return read(rank)
+    own = read(rank) if saved.tensor_size == size else None
+    if own is not None and (not spec.vocabulary or own.shape == spec.local_shape(size)):
+        return own
     return local_slice(
         _logical([read(part) for part in range(saved.tensor_size)], spec, vocabulary), spec, rank, size
     )
@@ -344,7 +345,7 @@ def _logical(parts: list[torch.Tensor], spec: ParameterSpec, vocabulary: int) ->
     else:
         whole = merge_slices(parts, spec)
     rows = spec.logical_shape[0]
-    if spec.shard_dim == 0 and whole.shape[0] != rows and min(whole.shape[0], rows) >= vocabulary:
+    if spec.vocabulary and whole.shape[0] != rows and min(whole.shape[0], rows) >= vocabulary:
         padding = whole.new_zeros(max(0, rows - whole.shape[0]), *whole.shape[1:])
         whole = torch.cat([whole[:rows], padding])
     return whole

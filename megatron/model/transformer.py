@@ -185,6 +185,7 @@ class ParallelLinear(torch.nn.Module):
             gather_output=False,
             init_method=init_logical_rows(init_method, self.vocab_rows),
             seq_dim=1,
+            vocabulary=True,
         )
         self.final_linear.weight.is_table = True
 

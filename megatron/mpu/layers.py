@@ -4,6 +4,8 @@ Legend: s sequence, b batch, h input size, o output size, tp tensor-parallel deg
 sequence parallelism [s/tp, b, h] outside of the tensor-parallel regions.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -37,7 +39,9 @@ class VocabParallelEmbedding(torch.nn.Module):
         super().__init__()
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        self.weight = make_parameter(ParameterSpec((num_embeddings, embedding_dim), init_method, shard_dim=0))
+        self.weight = make_parameter(
+            ParameterSpec((num_embeddings, embedding_dim), init_method, shard_dim=0, vocabulary=True)
+        )
         self.weight.is_table = True
         self.vocab_start_index, self.vocab_end_index = VocabUtility.vocab_range_from_global_vocab_size(
             num_embeddings, state.get_model_parallel_rank(), state.get_model_parallel_world_size()
@@ -112,6 +116,7 @@ class ColumnParallelLinear(_ParallelLinear):
         keep_master_weight_for_test: keep the whole weight as attribute master_weight.
         skip_bias_add: return the bias instead of adding it.
         seq_dim: dimension of the input that sequence parallelism cuts.
+        vocabulary: the output features are tokens, padding included.
     Parameters: weight [output_size/tp, input_size]; bias [output_size/tp].
     """
 
@@ -129,12 +134,14 @@ class ColumnParallelLinear(_ParallelLinear):
         mup_rescale_parameters: bool = False,
         seq_dim: int = 0,
         blocks: tuple[int, ...] = (),
+        vocabulary: bool = False,
     ):
         if stride > 1:
             assert not blocks, "stride and blocks say the same thing"
             blocks = (divide(output_size, stride),) * stride
-        weight_spec = ParameterSpec((output_size, input_size), init_method, shard_dim=0, blocks=blocks)
-        bias_spec = ParameterSpec((output_size,), zeros_, shard_dim=0, blocks=blocks) if bias else None
+        rows = partial(ParameterSpec, shard_dim=0, blocks=blocks, vocabulary=vocabulary)
+        weight_spec = rows((output_size, input_size), init_method)
+        bias_spec = rows((output_size,), zeros_) if bias else None
         super().__init__(
             neox_args, weight_spec, bias_spec, keep_master_weight_for_test, mup_rescale_parameters
         )

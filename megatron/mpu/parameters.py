@@ -36,6 +36,7 @@ class ParameterSpec:
         shard_dim: dimension cut over tensor-parallel ranks; None for a replicated parameter.
         blocks: logical sizes, along shard_dim, of parts that are each cut over the ranks on their own (q|k|v of
             grouped-query attention, up|gate of a gated MLP); empty means one block.
+        vocabulary: its rows stand for tokens, and those of the padding are as many as the layout needs.
         shared: all parameters of a model with the same name here are one (megatron/model/sharing.py); empty for a
             parameter of its layer alone.
     """
@@ -45,6 +46,7 @@ class ParameterSpec:
     shard_dim: int | None = None
     blocks: tuple[int, ...] = ()
     shared: str = ""
+    vocabulary: bool = False
 
     def local_shape(self, size: int) -> tuple[int, ...]:
         """Shape of one rank's part in a group of `size`."""

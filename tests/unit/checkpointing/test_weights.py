@@ -14,7 +14,7 @@ class TwoLayers(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.embedding = torch.nn.Parameter(torch.zeros(6, 2))
-        self.embedding.spec = ParameterSpec((6, 2), None, shard_dim=0)
+        self.embedding.spec = ParameterSpec((6, 2), None, shard_dim=0, vocabulary=True)
         self.matrix = torch.nn.Parameter(torch.zeros(2, 2))
         self.matrix.spec = ParameterSpec((2, 2), None, shard_dim=1)
 
@@ -93,6 +93,16 @@ def test_missing_unknown_and_misshapen_weights_are_named(tmp_path):
     save_plain(tmp_path, {"sequential.2.mlp.linear1.weight": torch.zeros(3, 2)})
     with pytest.raises(CheckpointError, match=r"2.mlp.linear1.weight is \(3, 2\) .* \(2, 2\)"):
         loaded(tmp_path)
+
+
+def test_only_rows_of_the_vocabulary_are_filled_up_or_left_out(tmp_path):
+    save_plain(tmp_path, {"sequential.0.word_embeddings.weight": EMBEDDING[:5]})
+    model = loaded(tmp_path, vocabulary=5)
+    assert torch.equal(model.embedding[:5], EMBEDDING[:5]) and not model.embedding[5].any()
+    model = TwoLayers()
+    model.embedding.spec = ParameterSpec((6, 2), None, shard_dim=0)
+    with pytest.raises(CheckpointError, match=r"0.word_embeddings.weight is \(5, 2\) .* \(6, 2\)"):
+        load_weights(model, tmp_path, 5)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
