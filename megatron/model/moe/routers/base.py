@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from megatron import mpu
 from megatron.mpu.parameters import InitMethod
 
+# What routers lack.
+NO_MUP = {"maximal update parametrisation": "the scores of experts would need a scale of their own in wide models"}
+
 
 class Routing(NamedTuple):
     """Where tokens go. logits: fp32 [T, E]; weights: fp32 [T, k], of the experts' outputs; experts: int64 [T, k]."""

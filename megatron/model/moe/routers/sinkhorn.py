@@ -3,7 +3,7 @@ for routing 2202.01169)."""
 
 import torch
 
-from megatron.model.moe.routers.base import Router
+from megatron.model.moe.routers.base import NO_MUP, Router
 from megatron.registry import register
 
 # exp of larger scores would leave fp32 when summed over tokens; the plan does not depend on a common shift.
@@ -32,7 +32,7 @@ def sinkhorn(cost: torch.Tensor, tol: float = 1e-4, max_iter: int = 3) -> torch.
     return columns * cost * rows.unsqueeze(1)
 
 
-@register("router", "sinkhorn", example={"moe_num_experts": 4})
+@register("router", "sinkhorn", lacks=NO_MUP, example={"moe_num_experts": 4})
 class SinkhornRouter(Router):
     """In training the balanced plan chooses; the weights are the sigmoid (one expert per token) or the softmax (more)
     of the scores at the chosen experts. Otherwise, when tokens come one by one, the highest of those weights choose.

@@ -2,13 +2,14 @@
 
 import torch
 
-from megatron.model.moe.routers.base import Router
+from megatron.model.moe.routers.base import NO_MUP, Router
 from megatron.registry import register
 
 
 @register(
     "router",
     "topk",
+    lacks=NO_MUP,
     example={"moe_num_experts": 4, "moe_top_k": 2, "moe_aux_loss_coeff": 0.01, "moe_z_loss_coeff": 0.001},
 )
 class TopKTokenChoiceRouter(Router):
