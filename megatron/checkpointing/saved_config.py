@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron.common.console import warn
 from megatron.common.errors import CheckpointError, ConfigError
+from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
 from megatron.neox_arguments.mlp_sizes import mlp_sizes
 
 CONFIG = "neox_args.json"
@@ -76,6 +77,7 @@ def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
     width, own_width = _mlp_width(saved.get), _mlp_width(lambda key: getattr(neox_args, key))
     if width not in (own_width, None):
         differing.append(f"the width of the MLP is {width} in the checkpoint and {own_width} in the config")
+    differing += _differing_heads(neox_args, saved)
     if differing:
         raise CheckpointError(f"the checkpoint in {directory} is of another model: " + "; ".join(differing))
     optimizer = saved.get("optimizer_type")
@@ -103,6 +105,19 @@ def _differing(neox_args, saved: dict, keys: tuple[str, ...]) -> list[str]:
         f"{key} is {saved[key]} in the checkpoint and {getattr(neox_args, key)} in the config"
         for key in keys
         if key in saved and saved[key] != getattr(neox_args, key)
+    ]
+
+
+def _differing_heads(neox_args, saved: dict) -> list[str]:
+    """The head counts in effect, and the size of a head, which have defaults that follow from other keys."""
+    keys = ("hidden_size", "num_attention_heads", "num_kv_heads", "head_dim")
+    args = SimpleNamespace(**{key: saved.get(key) for key in keys})
+    if args.hidden_size is None or args.num_attention_heads is None:
+        return []
+    return [
+        f"{key} is {size(args)} in the checkpoint and {size(neox_args)} in the config"
+        for key, size in (("num_kv_heads", key_value_heads), ("head_dim", head_size))
+        if size(args) != size(neox_args)
     ]
 
 

@@ -56,11 +56,6 @@ def gather_from_model_parallel_region(input_: torch.Tensor, dim: int = -1) -> to
     return _move(input_, collectives.all_gather, collectives.own_part, dim)
 
 
-def gather_for_own_use(input_: torch.Tensor, dim: int = 0) -> torch.Tensor:
-    """Forward: gather along `dim`. Backward: own part of the sum, as every rank does something else with the whole."""
-    return _move(input_, collectives.all_gather, collectives.reduce_scatter, dim)
-
-
 def reduce_scatter_to_sequence_parallel_region(input_: torch.Tensor, seq_dim: int = 0) -> torch.Tensor:
     """Forward: own part, along the sequence, of the sum. Backward: gather."""
     return _move(input_, collectives.reduce_scatter, collectives.all_gather, seq_dim)

@@ -8,6 +8,7 @@ the CUDA context (together one to several GB) are not part of the estimate.
 from dataclasses import dataclass
 from typing import Any
 
+from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
 from megatron.neox_arguments.mlp_sizes import has_dense_mlp, mlp_sizes
 from megatron.planning.layers import Layer, local_parameters
 from megatron.registry import capabilities
@@ -82,8 +83,9 @@ def _block_activations(neox_args: Any, tokens: int) -> float:
     whole = 4.0
     if neox_args.gpt_j_residual:
         whole = 2.0 if neox_args.gpt_j_tied else 3.0
-    # Queries, keys, values and attention output; before and after the activation function.
-    cut = 4.0 + (sum(mlp_sizes(neox_args)) / hidden if has_dense_mlp(neox_args) else 8.0)
+    # Queries and attention output, keys and values; before and after the activation function.
+    attention = 2.0 * head_size(neox_args) * (neox_args.num_attention_heads + key_value_heads(neox_args))
+    cut = attention / hidden + (sum(mlp_sizes(neox_args)) / hidden if has_dense_mlp(neox_args) else 8.0)
     masks = 2.0 if neox_args.hidden_dropout > 0 else 0.0
     replicated = (whole * element + masks) / (ranks if neox_args.sequence_parallel else 1)
     return tokens * hidden * (replicated + cut * element / ranks)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from megatron import mpu
-from megatron.mpu.mappings import gather_for_own_use
 from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
 
 
@@ -80,7 +79,8 @@ class HeadLayout:
             return qkv
         part = self.size // self.sharers
         query, own = qkv.split((self.heads * self.size, 2 * part), -1)
-        parts = gather_for_own_use(own.unsqueeze(0)).unflatten(-1, (2, part))
+        # This mapping gathers anything; its backward sums, since every rank does something else with the whole.
+        parts = mpu.gather_from_sequence_parallel_region(own.unsqueeze(0)).unflatten(-1, (2, part))
         head = self.rank // self.sharers
         ours = parts[head * self.sharers : (head + 1) * self.sharers]
         return torch.cat((query, ours.permute(1, 2, 3, 0, 4).flatten(-3)), -1)

@@ -52,6 +52,7 @@ class _Extended(Frequencies):
 @register(
     "rope scaling",
     "dynamic",
+    lacks={"isolated documents": "its wavelengths follow the length of the whole sample"},
     example={**SMALL, "rope_scaling": {"factor": 2.0, "original_max_position_embeddings": 16}},
 )
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class Llama3(_Extended):
 @register(
     "rope scaling",
     "longrope",
+    lacks={"isolated documents": "its wavelengths follow the length of the whole sample"},
     example={
         **SMALL,
         "rope_scaling": {

@@ -25,6 +25,7 @@ def check(directory, resumes=True, **changes) -> None:
 def test_the_same_config_fits_in_silence(saved, capfd):
     check(saved)
     check(saved, attention_config=[[["flash"], "all"]], intermediate_size=4 * minimal()["hidden_size"])
+    check(saved, num_kv_heads=4, head_dim=16)
     assert capfd.readouterr().err == ""
 
 
@@ -36,6 +37,9 @@ def test_the_same_config_fits_in_silence(saved, capfd):
         {"no_weight_tying": True},
         {"use_bias_in_mlp": False},
         {"expansion_factor": 2.0},
+        {"num_kv_heads": 2},
+        {"head_dim": 8},
+        {"attention_softmax_scale": 1.0},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from megatron.model.attention import KeyValueCache, ParallelSelfAttention, heads
+from megatron import mpu
+from megatron.model.attention import KeyValueCache, ParallelSelfAttention
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.pattern import Pattern
 from megatron.model.init_functions import init_method_normal
@@ -180,6 +181,6 @@ def test_ranks_that_share_a_head_store_its_rows_once_and_see_it_whole(monkeypatc
     parts = [local_slice(rows, spec, rank, 4) for rank in range(4)]
     assert [names[int(row)] for row in parts[2]] == ["q20", "q21", "k10", "v10"]
     gathered = torch.stack([part[2:] for part in parts])[:, None, None]
-    monkeypatch.setattr(heads, "gather_for_own_use", lambda own: gathered)
+    monkeypatch.setattr(mpu, "gather_from_sequence_parallel_region", lambda own: gathered)
     whole = layouts[2].whole_heads(parts[2].view(1, 1, 4))
     assert [names[int(row)] for row in whole.flatten()] == ["q20", "q21", "k10", "k11", "v10", "v11"]

@@ -44,6 +44,15 @@ def test_recomputation_and_sequence_parallelism_save_activations():
     assert partitioned < estimate(**tensor, checkpoint_activations=True)[0].activations
 
 
+def test_fewer_key_and_value_heads_save_activations():
+    saved = estimate()[0].activations - estimate(num_kv_heads=1)[0].activations
+    # 8 layers, keys and values in fp32 of three heads of 16 features less
+    tokens = (
+        minimal()["max_position_embeddings"] * NeoXArgs.from_dict(minimal()).train_micro_batch_size_per_gpu
+    )
+    assert saved == 8 * tokens * 2 * 3 * 16 * 4
+
+
 def test_early_pipeline_stages_hold_more_micro_batches():
     found = estimate(pipe_parallel_size=4, global_num_gpus=4, gradient_accumulation_steps=8)
     assert found[0].activations == pytest.approx(2 * found[2].activations)
