@@ -19,7 +19,6 @@ NEEDED = {
     "gradient_noise_scale_n_batches": "log_gradient_noise_scale",
     "gradient_noise_scale_cpu_offload": "log_gradient_noise_scale",
     "weighted_sampler_alpha": "weight_by_num_documents",
-    "gradient_predivide_factor": "prescale_gradients",
 }
 
 
@@ -33,6 +32,8 @@ def idle_keys(args: Any) -> Iterator[str]:
         yield "sequence_parallel does nothing with model_parallel_size: 1"
     if args.optimizer_type == "sm3" and args.weight_decay != defaults["weight_decay"]:
         yield "weight_decay does nothing with optimizer.type sm3; set optimizer.params.weight_decay"
+    if args.gradient_predivide_factor != 1.0 and args.prescale_gradients:
+        yield "gradient_predivide_factor does nothing with prescale_gradients: true, which divides before the sum"
     for key in ("wsd_decay_fraction", "wsd_decay_style"):
         if getattr(args, key) != defaults[key] and args.lr_decay_style != "wsd":
             yield f"{key}={getattr(args, key)!r} does nothing without lr_decay_style: wsd"

@@ -187,6 +187,7 @@ def problems(args: Any) -> Iterator[str]:
     yield from _zero_problems(args.zero_optimization)
     yield from _offload_problems(args)
     yield from _extra_problems(args)
+    yield from _averaging_problems(args)
     for key in _SWITCHED:
         options = getattr(args, key)
         if options is not None and not isinstance(options.get("enabled"), bool):
@@ -273,6 +274,15 @@ def _extra_problems(args: Any) -> Iterator[str]:
             yield f"deepspeed_extra_args: {key!r} is a key of its own; set it at the top level"
         elif key not in declared and key not in EXTRA:
             yield f"deepspeed_extra_args: {unknown_key(key, (*declared, *EXTRA))}"
+
+
+def _averaging_problems(args: Any) -> Iterator[str]:
+    """ZeRO, with which 16-bit runs train in any case, divides in its own way where it scatters sums."""
+    zero = args.zero_optimization
+    if (zero.get("stage") or args.precision != "fp32") and zero.get("reduce_scatter", True):
+        for key, default in (("gradient_predivide_factor", 1.0), ("prescale_gradients", False)):
+            if (value := getattr(args, key)) != default:
+                yield f"{key}={value} needs zero_optimization.reduce_scatter: false in 16 bit and with ZeRO"
 
 
 def _only_known(config: dict[str, Any], key: str, known: tuple[str, ...]) -> None:

@@ -460,7 +460,15 @@ def _port(args: Any) -> Iterator[str]:
 
 
 @rule(
-    "fp16", "bf16", "zero_optimization", "deepspeed_extra_args", "flops_profiler", "communication_data_type"
+    "fp16",
+    "bf16",
+    "precision",
+    "zero_optimization",
+    "deepspeed_extra_args",
+    "flops_profiler",
+    "communication_data_type",
+    "gradient_predivide_factor",
+    "prescale_gradients",
 )
 def _deepspeed(args: Any) -> Iterator[str]:
     yield from deepspeed_view.problems(args)

@@ -35,10 +35,11 @@ class NeoXArgsDeepspeedConfig(NeoXArgsTemplate):
     """Carry out the tensor-parallel reductions in fp32."""
 
     prescale_gradients: bool = False
-    """Divide gradients by gradient_predivide_factor before they are reduced."""
+    """Divide gradients by the data-parallel size before they are summed instead of behind it."""
 
     gradient_predivide_factor: float = 1.0
-    """Divisor of prescale_gradients."""
+    """Divide gradients by this before they are summed and by the rest of the data-parallel size behind it, against
+    overflow; about the root of that size. In 16 bit or with ZeRO it needs zero_optimization.reduce_scatter: false."""
 
     sparse_gradients: bool = retired(False, _REMOVED)
     """Reduce embedding gradients in sparse form."""

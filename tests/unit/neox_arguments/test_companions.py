@@ -1,3 +1,6 @@
+import pytest
+
+from megatron.common.errors import ConfigError
 from megatron.neox_arguments import NeoXArgs
 from tests.unit.neox_arguments.basic import minimal
 
@@ -21,3 +24,18 @@ def test_nothing_is_told_of_keys_that_act():
     assert notes() == []
     assert notes(partition_activations=True, checkpoint_activations=True, finetune=True, load="there") == []
     assert notes(sequence_parallel=True, model_parallel_size=2, global_num_gpus=2) == []
+
+
+def test_dividing_in_two_steps_is_told_apart_from_dividing_before():
+    whole = {"zero_optimization": {"stage": 1, "reduce_scatter": False}}
+    assert notes(gradient_predivide_factor=2.0) == notes(prescale_gradients=True) == []
+    assert notes(gradient_predivide_factor=2.0, precision="bfloat16", **whole) == []
+    (note,) = notes(gradient_predivide_factor=2.0, prescale_gradients=True)
+    assert note.startswith("gradient_predivide_factor does nothing with prescale_gradients")
+
+
+@pytest.mark.parametrize("key, value", [("gradient_predivide_factor", 2.0), ("prescale_gradients", True)])
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"zero_optimization": {"stage": 1}}])
+def test_zero_that_scatters_sums_divides_in_its_own_way(key, value, changes):
+    with pytest.raises(ConfigError, match=f"{key}={value} needs zero_optimization.reduce_scatter: false"):
+        notes(**{key: value}, **changes)
