@@ -1,11 +1,15 @@
 """Tensor-parallel ranks that share key/value heads, and norms of heads, train like a single process."""
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 
+from megatron.checkpointing.weights import load_weights
+from megatron.model import build_sequential
 from tests.common.distributed import run_distributed
+from tests.common.models import VOCABULARY, model_args, randomize
 from tests.distributed.layouts import train_in_layout
 from tests.distributed.test_layouts import assert_same_training
 from tests.distributed.test_tensor_parallel import assert_same, every_mode, loss_and_gradients
@@ -93,3 +97,30 @@ def test_cached_generation_with_a_shared_head_gives_the_logits_of_one_rank():
     for _, full, cached, _ in run_distributed(generating, 2, keys, 2):
         torch.testing.assert_close(full, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(cached, expected, rtol=1e-5, atol=1e-5)
+
+
+SHARED = {"num_kv_heads": 1, "use_qk_layernorm": True, "hidden_size": 32}
+
+
+def random_model(tensor_size):
+    model = build_sequential(model_args(model_parallel_size=tensor_size, **SHARED))
+    randomize(model)
+    return model
+
+
+def save_parts(folder, tensor_size):
+    from megatron import mpu
+
+    mpu.initialize_model_parallel(tensor_size)
+    path = Path(folder, f"mp_rank_{mpu.get_model_parallel_rank():02d}_model_states.pt")
+    torch.save({"module": random_model(tensor_size).state_dict()}, path)
+
+
+def test_weights_of_ranks_that_share_a_head_load_in_one_process(tmp_path):
+    run_distributed(save_parts, 4, str(tmp_path), 4)
+    loaded, expected = build_sequential(model_args(**SHARED)), random_model(1)
+    load_weights(loaded, tmp_path, VOCABULARY)
+    for (name, value), wanted in zip(
+        loaded.state_dict().items(), expected.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, wanted), name
