@@ -84,7 +84,7 @@ class EngineParts:
         )
 
     def state_kinds(self) -> list[str]:
-        """Names of the optimizer's states that have the shape of what they belong to; none before the first step. To be
+        """Names of the optimizer's states that have a number for each value of what they belong to; none before the first step. To be
         asked for before `state`."""
         wrapped = self._engine.optimizer
         if hasattr(wrapped, "_lazy_init_hp_params_optimizer_state"):
@@ -96,7 +96,9 @@ class EngineParts:
             kind
             for tensor, states in inner.state.items()
             for kind, state in states.items()
-            if isinstance(state, torch.Tensor) and state.shape == tensor.shape and state.dim()
+            # What is kept in eight bits is a code, not a number.
+            if isinstance(state, torch.Tensor) and state.is_floating_point()
+            if state.shape == tensor.shape and state.dim()
         }
         return sorted(kinds)
 

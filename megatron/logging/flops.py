@@ -38,9 +38,12 @@ def _flops(neox_args, passes: int, sequence: int) -> float:
     layers = 0.0
     for number, kind in enumerate(neox_args.attention_config):
         layers += _BLOCKS.get(kind, _transformer)(neox_args, number, sequence)
+    hidden, embedding = neox_args.hidden_size, neox_args.embedding_size or neox_args.hidden_size
+    head = 2 * embedding * neox_args.padded_vocab_size
+    if embedding != hidden:
+        head += 2 * 2 * embedding * hidden  # into the blocks and out of them
     # The output layer is never recomputed.
-    head = 2 * neox_args.hidden_size * neox_args.padded_vocab_size * FORWARD_AND_BACKWARD
-    return float(neox_args.train_batch_size * sequence) * (layers * passes + head)
+    return float(neox_args.train_batch_size * sequence) * (layers * passes + head * FORWARD_AND_BACKWARD)
 
 
 # Each of the following: operations of the forward pass of a layer for one token of a sample of `sequence` tokens.

@@ -251,6 +251,13 @@ def _shared_layers(args: Any) -> Iterator[str]:
         yield f"num_unique_layers={unique} must be at least 1 and divide num_layers={layers}"
 
 
+@rule("log_gradient_noise_scale", "log_grad_norm", "log_grad_pct_zeros", "optimizer_type")
+def _averaged_gradients(args: Any) -> Iterator[str]:
+    for key in ("log_gradient_noise_scale", "log_grad_norm", "log_grad_pct_zeros"):
+        if getattr(args, key) and args.optimizer is not None and args.optimizer_type == "onebitadam":
+            yield f"{key} needs gradients that are averaged over replicas, and optimizer.type onebitadam does without"
+
+
 @rule("gradient_noise_scale_n_batches")
 def _noise_scale(args: Any) -> Iterator[str]:
     if args.gradient_noise_scale_n_batches < 2:

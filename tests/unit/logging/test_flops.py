@@ -93,6 +93,7 @@ def counted_by_torch(**changes) -> tuple[float, float]:
         {},
         {"num_kv_heads": 2, "activation": "swiglu", "ffn_hidden_size": 48},
         {"head_dim": 16},
+        {"embedding_size": 16},
         {"attention_config": [[["gmlp"], "all"]]},
         {"attention_config": [[["amlp"], "all"]]},
     ],

@@ -12,6 +12,10 @@ BAD = [
     ({"train_iters": -5}, "train_iters=-5 must be above 0"),
     ({"num_workers": -1}, "num_workers=-1 must not be negative"),
     ({"seed": 0}, "seed=0 must be above 0"),
+    (
+        {"log_grad_norm": True, "optimizer": {"type": "onebitadam", "params": {"lr": 1e-3}}},
+        "log_grad_norm needs gradients that are averaged over replicas",
+    ),
     ({"gradient_noise_scale_n_batches": 1}, "gradient_noise_scale_n_batches=1 must be at least 2"),
     ({"z_loss": -0.1}, "z_loss=-0.1 must not be negative"),
     ({"hidden_dropout": 1.5}, "hidden_dropout=1.5 must lie between 0 and 1"),
