@@ -47,6 +47,19 @@ def masked_mean(losses: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
     return (losses * loss_mask).sum() / torch.where(count > 0, count, torch.ones_like(count))
 
 
+class _Unused(torch.autograd.Function):
+    """The first argument; the others get a gradient of 0, without which DeepSpeed's optimizers fail."""
+
+    @staticmethod
+    def forward(ctx, hidden: torch.Tensor, *anchors: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*anchors)
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, *(torch.zeros_like(anchor) for anchor in ctx.saved_tensors)
+
+
 class GPT2ModelPipe(InferenceModes, PipelineModule):
     """This rank's stage of the model. The class name decides how DeepSpeed treats it: an engine made from it must be
     told set_has_attention_mask(False), since only hidden states travel between stages.
@@ -111,7 +124,13 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
 
     def forward(self, forward_input: Any) -> torch.Tensor:
         """This stage's layers; recomputation per block instead of DeepSpeed's per fixed stretch of all layers."""
-        return run_layers(self.forward_funcs, forward_input, self.recompute_interval, self.checkpoint)
+        output = run_layers(self.forward_funcs, forward_input, self.recompute_interval, self.checkpoint)
+        anchors = [parameter for _, parameter in self.named_parameters(recurse=False)]
+        if anchors and torch.is_grad_enabled():
+            hidden, *rest = output if isinstance(output, tuple) else (output,)
+            hidden = _Unused.apply(hidden, *anchors)
+            output = (hidden, *rest) if rest else hidden
+        return output
 
     def output_layers(self) -> list[Any]:
         layers = [
