@@ -341,8 +341,14 @@ def get_batch_sequential(forward_input: tuple, neox_args) -> tuple[torch.Tensor,
 
 
 def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
-    """A batch for the pipeline engine: ((tokens, position_ids), (labels, loss_mask))."""
-    return build_objective(neox_args).collate(to_device(data, neox_args.padded_vocab_size))
+    """A batch for the pipeline engine: ((tokens, position_ids), (labels, loss_mask)).
+
+    curr_scheduler: a Curriculum, to whose length at the iteration after neox_args.iteration the batch is cut.
+    """
+    prepare = BatchFunction(build_objective(neox_args), neox_args.padded_vocab_size)
+    if curr_scheduler is not None:
+        prepare.length = curr_scheduler.length_at((neox_args.iteration or 0) + 1)
+    return prepare(data)
 
 
 @torch.no_grad()

@@ -84,8 +84,8 @@ class EngineParts:
         )
 
     def state_kinds(self) -> list[str]:
-        """Names of the optimizer's states that have a number for each value of what they belong to; none before the first step. To be
-        asked for before `state`."""
+        """Names of the optimizer's states that have a number for each value of what they belong to; none before the
+        first step. To be asked for before `state`."""
         wrapped = self._engine.optimizer
         if hasattr(wrapped, "_lazy_init_hp_params_optimizer_state"):
             # DeepSpeed looks parts of states up once, in the first step, when it has states of the first group only.
