@@ -94,6 +94,11 @@ class SavedWeights:
         """{path within the layer: part of a tensor rank}; empty if the layer has no weights."""
         return self._read(index, tensor_rank)
 
+    def part(self, name: str, tensor_rank: int) -> torch.Tensor:
+        """A tensor rank's part of a weight by its logical name."""
+        index, path = name.split(".", 1)
+        return self.layer(int(index), tensor_rank)[path]
+
     def all(self, tensor_rank: int) -> dict[str, torch.Tensor]:
         """{logical name: part of a tensor rank} in the order of the model's modules."""
         if self._read != self._from_layer:
@@ -134,7 +139,7 @@ class SavedWeights:
         shapes = load_file(self.directory / f"zero_pp_rank_0_{suffix}_model_states.pt")["param_shapes"]
         partitions = sorted(
             self.directory.glob(f"*zero_pp_rank_*_{suffix}_optim_states.pt"),
-            key=lambda path: int(re.findall(r"zero_pp_rank_(\d+)_", path.name)[0]),
+            key=_data_rank,
         )
         if not partitions:
             raise CheckpointError(
@@ -145,7 +150,23 @@ class SavedWeights:
             groups = load_file(path)["optimizer_state_dict"]["fp32_flat_groups"]
             flat.append(torch.cat([group.flatten() for group in groups]))
         named_shapes = {name: shape for group in shapes for name, shape in group.items()}
-        return _weights(unflatten(flat, named_shapes))
+        return _weights(unflatten(flat, named_shapes) | self._frozen_states(suffix))
+
+    def _frozen_states(self, suffix: str) -> dict[str, torch.Tensor]:
+        """Whole tensors of what was not trained, which no optimizer state holds."""
+        paths = sorted(self.directory.glob(f"zero_pp_rank_*_{suffix}_model_states.pt"), key=_data_rank)
+        states = [load_file(path) for path in paths]
+        return {
+            name: torch.cat([state["frozen_param_fragments"][name].flatten() for state in states])[
+                : math.prod(shape)
+            ].view(*shape)
+            for name, shape in (states[0].get("frozen_param_shapes") or {}).items()
+        }
+
+
+def _data_rank(path: Path) -> int:
+    """The data-parallel rank that wrote a file of ZeRO."""
+    return int(re.findall(r"zero_pp_rank_(\d+)_", path.name)[0])
 
 
 def unflatten(partitions: list[torch.Tensor], shapes: dict[str, Iterable[int]]) -> dict[str, torch.Tensor]:
