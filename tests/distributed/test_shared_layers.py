@@ -55,13 +55,16 @@ def loaded(settings: dict, world_size: int) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in engine.module.logical_named_parameters()}
 
 
-@pytest.mark.parametrize("stages, other", [(2, 1), (0, 2)])
-def test_weights_go_to_another_number_of_stages(stages, other, tmp_path):
-    settings = {**SPACED, "pipe_parallel_size": stages, "save": str(tmp_path), "checkpoint_factor": 1000}
+@pytest.mark.parametrize(
+    "stages, other, shared",
+    [(2, 1, SPACED), (0, 2, SPACED), (2, 0, {"pos_emb": "rpe"}), (0, 2, {"pos_emb": "rpe"})],
+)
+def test_weights_go_to_another_number_of_stages(stages, other, shared, tmp_path):
+    settings = {**shared, "pipe_parallel_size": stages, "save": str(tmp_path), "checkpoint_factor": 1000}
     run_distributed(train_part, max(1, stages), settings, max(1, stages), 2, True)
-    reading = {**SPACED, "pipe_parallel_size": other, "load": str(tmp_path), "no_load_optim": True}
+    reading = {**shared, "pipe_parallel_size": other, "load": str(tmp_path), "no_load_optim": True}
     here = run_distributed(loaded, max(1, other), reading, max(1, other))
-    same = {**SPACED, "pipe_parallel_size": stages, "load": str(tmp_path), "no_load_optim": True}
+    same = {**shared, "pipe_parallel_size": stages, "load": str(tmp_path), "no_load_optim": True}
     there = run_distributed(loaded, max(1, stages), same, max(1, stages))
     expected = {name: value for rank in there for name, value in rank.items()}
     found = {name: value for rank in here for name, value in rank.items()}
