@@ -38,7 +38,8 @@ class BatchFunction:
         batch = to_device(batch, self.vocabulary)
         if self.length is not None:
             # Samples have one token more than the model sees of them.
-            batch = {key: value[:, : self.length + 1] for key, value in batch.items()}
+            cut = self.length + 1
+            batch = {key: value[:, :cut] if value.dim() > 1 else value for key, value in batch.items()}
         return self.objective.collate(batch)
 
 

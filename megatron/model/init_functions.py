@@ -7,11 +7,9 @@ use_mup_outer the values are multiplied by mup_init_scale; the rest of muP is me
 import math
 from collections.abc import Callable
 from typing import Any
-from typing import Any
 
 import torch
 
-from megatron.model.mup import base_width
 from megatron.model.mup import base_width
 from megatron.mpu.parameters import InitMethod
 from megatron.registry import lookup, register
@@ -23,18 +21,6 @@ def get_init_methods(args) -> tuple[InitMethod, InitMethod]:
         lookup("init method", args.init_method)(args),
         lookup("init method", args.output_layer_init_method)(args),
     )
-
-
-def _method(fill: Callable, rms: Callable[[tuple[int, ...]], float], scale: float) -> InitMethod:
-    """fill(tensor, generator), and then times `scale`. Its attribute rms tells how large values in a tensor of some
-    shape are, the scale aside."""
-
-    def init_(tensor: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        fill(tensor, generator)
-        return tensor if scale == 1.0 else tensor.mul_(scale)
-
-    init_.rms = rms  # type: ignore[attr-defined]
-    return init_
 
 
 def _method(fill: Callable, rms: Callable[[tuple[int, ...]], float], scale: float) -> InitMethod:
@@ -92,10 +78,6 @@ def xavier_uniform_init_method(use_mup_outer: bool = False, mup_init_scale: floa
 def xavier_normal_init_method(use_mup_outer: bool = False, mup_init_scale: float = 1.0) -> InitMethod:
     """Glorot normal of the whole matrix."""
     return _from_torch(torch.nn.init.xavier_normal_, 1.0, _glorot_rms, use_mup_outer, mup_init_scale)
-
-
-def _glorot_rms(shape: tuple[int, ...]) -> float:
-    return math.sqrt(2 / sum(shape))
 
 
 def _glorot_rms(shape: tuple[int, ...]) -> float:
