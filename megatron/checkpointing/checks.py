@@ -7,6 +7,8 @@ from megatron.common.errors import CheckpointError
 
 # Settings of the layout without which DeepSpeed's files of another run cannot be read by this one.
 _LAYOUT = ("data_parallel_size", "model_parallel_size", "pipe_parallel_size", "zero_stage", "precision")
+# Settings of the layout that say which process computes what.
+_GRID = ("data_parallel_size", "model_parallel_size", "pipe_parallel_size")
 # Settings among a checkpoint's args that belong to its layout, not to its model.
 _LAYOUT_ARGS = ("model_parallel_size", "padded_vocab_size")
 
@@ -34,21 +36,20 @@ def check_model_args(neox_args, checkpoint_args: dict) -> None:
     check_checkpoint_args(neox_args, args)
 
 
-def check_layout(neox_args, directory: Path) -> None:
-    """Compare model and layout with what the manifest says, before DeepSpeed reads anything.
+def layout_changes(neox_args, directory: Path) -> list[str]:
+    """Settings of the layout, with both values, in which the run differs from what the manifest of a checkpoint says.
 
-    Raises: CheckpointError naming the settings that differ.
+    Raises: CheckpointError if the checkpoint is of another model.
     """
-    description = manifest.read_manifest(directory)
-    if description is None:
-        return
+    description = manifest.read_manifest(directory) or {}
     check_model_args(neox_args, description.get("args", {}))
     saved, own = description.get("layout", {}), provenance.layout(neox_args)
-    differing = [
-        f"{name} {saved[name]} (now {own[name]})" for name in _LAYOUT if saved.get(name) != own[name]
-    ]
-    if differing:
-        raise CheckpointError(
-            f"{directory} was saved with {', '.join(differing)}; resuming its optimizer with another is not supported "
-            "yet: set what it was saved with, or take the weights only with no_load_optim or finetune"
-        )
+    return [f"{name} {saved.get(name)} (now {own[name]})" for name in _LAYOUT if saved.get(name) != own[name]]
+
+
+def same_grid(neox_args, directory: Path) -> bool:
+    """Whether every process computes what the process of the same rank computed that saved a checkpoint."""
+    saved = (manifest.read_manifest(directory) or {}).get("layout", {})
+    own = provenance.layout(neox_args)
+    # A pipeline of one stage is none in this respect.
+    return all(max(1, saved.get(name, 0)) == max(1, own[name]) for name in _GRID)

@@ -7,39 +7,49 @@ import torch
 from megatron.checkpointing.saved_optimizer import MASTER
 from megatron.common.errors import CheckpointError
 from megatron.optimizers.pieces import PiecewiseOptimizer
+from megatron.optimizers.sm3 import SM3
 
 
 class EngineStates:
     """The optimizer of an engine as if `steps` steps had been taken, with states that are to be filled.
 
-    Attributes: kinds: the tensors it keeps for each parameter, of the parameter's shape (exp_avg, ...).
+    Attributes: kinds: the tensors it keeps for a parameter, of the parameter's shape (exp_avg, ...); of some optimizers
+    only for certain parameters.
     """
 
     def __init__(self, engine, steps: int):
-        """Raises: CheckpointError for an optimizer whose states cannot be set value by value."""
         self._wrapped = engine.optimizer
         self._optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-        if isinstance(self._optimizer, PiecewiseOptimizer):
-            raise CheckpointError(
-                f"the optimizer states of {type(self._optimizer).__name__} belong to whole parameters and cannot be "
-                "taken over from another program: set no_load_optim or finetune"
-            )
-        sample = _state_of_two_numbers(self._optimizer, self._flat_tensors()[0].device)
-        self.kinds = {kind for kind, value in sample.items() if _by_value(value)}
-        for tensor in self._flat_tensors():
-            self._optimizer.state[tensor] = {
-                kind: _blank(kind, sample[kind], tensor, steps) for kind in sample
-            }
+        self.kinds: set[str] = set()
+        for group, tensors in self._flat_tensors():
+            sample = _sample(self._optimizer, group, tensors[0].device)
+            self.kinds |= {kind for kind, value in sample.items() if _by_value(value)}
+            for tensor in tensors:
+                self._optimizer.state[tensor] = {
+                    kind: _blank(kind, sample[kind], tensor, steps) for kind in sample
+                }
+        for group in self._optimizer.param_groups:
+            if "step" in group:
+                group["step"] = steps
+        self._covers = self._find_covers()
         if hasattr(self._wrapped, "_lazy_init_hp_params_optimizer_state"):
             # ZeRO 1 and 2 look up a parameter's part of the states once, normally after the first step.
             self._wrapped._hp_optimizer_states_linked = False
             self._wrapped._lazy_init_hp_params_optimizer_state()
 
-    def _flat_tensors(self) -> list[torch.Tensor]:
-        """What the inner optimizer updates: parameters, or with ZeRO flat partitions of their fp32 copies."""
+    def _flat_tensors(self) -> list[tuple[dict, list[torch.Tensor]]]:
+        """(group, what the inner optimizer updates): parameters, or with ZeRO flat partitions of their fp32 copies."""
+        groups = self._optimizer.param_groups
         if hasattr(self._wrapped, "fp32_partitioned_groups_flat"):
-            return self._wrapped.fp32_partitioned_groups_flat
-        return [tensor for group in self._optimizer.param_groups for tensor in group["params"]]
+            return [(groups[0], self._wrapped.fp32_partitioned_groups_flat)]
+        return [(group, group["params"]) for group in groups]
+
+    def _find_covers(self) -> dict[int, list[torch.Tensor]]:
+        """{id of a parameter: its states with one value for each index of a dimension}. Collective."""
+        if not isinstance(self._optimizer, SM3):
+            return {}
+        found = (pair for group in self._optimizer.param_groups for pair in self._optimizer.covers(group))
+        return {id(parameter): cover for parameter, cover in found}
 
     def check(self, saved_kinds: set[str], origin: str) -> None:
         """Raises: CheckpointError if a checkpoint lacks something that this optimizer needs."""
@@ -70,6 +80,21 @@ class EngineStates:
         elif kind != MASTER:
             self._optimizer.state[parameter][kind].copy_(value)
 
+    def put_cover(self, parameter: torch.nn.Parameter, dim: int, value: torch.Tensor) -> None:
+        """Set the state of a dimension, unless other ranks hold it."""
+        if id(parameter) in self._covers:
+            self._covers[id(parameter)][dim].copy_(value)
+
+    def set_steps(self, parameter: torch.nn.Parameter, steps: int) -> None:
+        """Where steps are counted by parameter, those of one that has had a gradient less often than others."""
+        state = self._optimizer.state.get(parameter, {})
+        if "step" in state:
+            state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
+
+    def forget(self, parameter: torch.nn.Parameter) -> None:
+        """Leave a parameter as one that has had no gradient yet."""
+        self._optimizer.state.pop(parameter, None)
+
     def set_loss_scale(self, scaler: dict) -> None:
         """Go on with a dynamic loss scale; a static one stays what the config says."""
         from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
@@ -80,8 +105,15 @@ class EngineStates:
                 setattr(own, name, value)
 
 
+def _sample(optimizer: torch.optim.Optimizer, group: dict, device: torch.device) -> dict:
+    """What an optimizer keeps for a parameter of two numbers in a group."""
+    if isinstance(optimizer, PiecewiseOptimizer):
+        return optimizer.sample_state(group, device)
+    return _state_of_two_numbers(optimizer, device)
+
+
 def _state_of_two_numbers(optimizer: torch.optim.Optimizer, device: torch.device) -> dict:
-    """What an optimizer keeps for a parameter, learnt from a step of another one of its kind."""
+    """Learnt from a step of another optimizer of the same kind."""
     parameter = torch.nn.Parameter(torch.zeros(2, device=device))
     parameter.grad = torch.zeros_like(parameter)
     accepted = inspect.signature(type(optimizer)).parameters

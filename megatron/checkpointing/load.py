@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing import manifest
-from megatron.checkpointing.checks import check_checkpoint_args, check_layout
+from megatron.checkpointing.by_name import load_by_name
+from megatron.checkpointing.checks import check_checkpoint_args, layout_changes, same_grid
 from megatron.checkpointing.choose import choose_checkpoint
-from megatron.checkpointing.foreign import load_foreign
 from megatron.checkpointing.forward_pass import check_logits
-from megatron.checkpointing.model_files import saved_iteration
-from megatron.checkpointing.names import rank_optimizer_file
-from megatron.checkpointing.rng import restore_rng
+from megatron.checkpointing.model_files import saved_iteration, state_of_this_rank
+from megatron.checkpointing.names import RANK_OPTIMIZER_FILES, rank_optimizer_file
+from megatron.checkpointing.rng import draw_anew, restore_rng
 from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.saved_config import check_saved_config
-from megatron.checkpointing.weights import load_for_inference
-from megatron.common.console import print_rank_0
+from megatron.checkpointing.weights import SavedWeights, load_for_inference
+from megatron.common.console import print_rank_0, warn
 from megatron.common.errors import CheckpointError
 
 
@@ -37,13 +37,42 @@ def load_checkpoint(
     directory = Path(neox_args.load, tag)
     model.loaded_from = directory
     if manifest.is_foreign(directory):
-        iteration = load_foreign(neox_args, model, directory)
+        iteration = load_by_name(neox_args, model, directory)["iteration"]
+        tensor_size = SavedWeights(directory).tensor_size
+        restore_rng(neox_args, directory, state_of_this_rank(directory, tensor_size))
         print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
         return iteration
-    check_layout(neox_args, directory)
+    changes = layout_changes(neox_args, directory)
     check_saved_config(neox_args, directory, resumes=True)
+    load = _load_in_another_layout if changes else _load
+    client_state = load(neox_args, model, directory)
+    for name, part in model.stateful.items():
+        if name in client_state:
+            part.load_state_dict(client_state[name])
+    if neox_args.checkpoint_validation_with_forward_pass:
+        check_logits(neox_args, model, directory)
+    print_rank_0(f"loaded checkpoint {directory}" + (f", saved with {', '.join(changes)}" if changes else ""))
+    return saved_iteration(client_state, directory)
+
+
+def _load_in_another_layout(neox_args, model, directory: Path) -> dict:
+    """Everything by the names of parameters. Returns: what the checkpoint keeps besides."""
+    state = load_by_name(neox_args, model, directory)
+    if same_grid(neox_args, directory):
+        restore_rng(neox_args, directory, {})
+    else:
+        draw_anew(neox_args, state["iteration"])
+        if any(directory.glob(RANK_OPTIMIZER_FILES)):
+            warn(
+                "what compressed averages of gradients have left over belongs to another layout: it starts at zero"
+            )
+    return state
+
+
+def _load(neox_args, model, directory: Path) -> dict:
+    """Everything by DeepSpeed's own means, to the last bit. Returns: what the checkpoint keeps besides."""
     try:
-        loaded, client_state = model.load_checkpoint(neox_args.load, tag=tag)
+        loaded, client_state = model.load_checkpoint(neox_args.load, tag=directory.name)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -52,14 +81,8 @@ def load_checkpoint(
     if loaded is None:
         raise CheckpointError(f"load: DeepSpeed could not read {directory}")
     check_checkpoint_args(neox_args, client_state.get("args", {}))
-    for name, part in model.stateful.items():
-        if name in client_state:
-            part.load_state_dict(client_state[name])
     restore_rng(neox_args, directory, client_state)
     own = rank_optimizer_file(directory, torch.distributed.get_rank())
     if own.is_file():
         model.optimizer.load_rank_state(load_file(own))
-    if neox_args.checkpoint_validation_with_forward_pass:
-        check_logits(neox_args, model, directory)
-    print_rank_0(f"loaded checkpoint {directory}")
-    return saved_iteration(client_state, directory)
+    return client_state

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 LATEST = "latest"
+RANK_OPTIMIZER_FILES = "optimizer_rank_*.pt"
 _TAG = re.compile(r"global_step(\d+)")
 
 

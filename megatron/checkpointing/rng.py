@@ -9,8 +9,11 @@ import torch
 from megatron import mpu
 from megatron.checkpointing.safe_engine import load_file
 from megatron.common import device
-from megatron.common.console import warn
+from megatron.common.console import info, warn
+from megatron.initialize import set_random_seed
+from megatron.mpu.parameters import stable_seed
 
+_SEEDS = 2**31
 _KEYS = ("random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state", "rng_tracker_states")
 
 
@@ -64,6 +67,17 @@ def restore_rng(neox_args, directory: Path, client_state: dict) -> None:
         )
     else:
         restore_rng_state(state)
+
+
+def draw_anew(neox_args, iteration: int) -> None:
+    """Seed the generators of a run that goes on with other processes than it began with: dropout depends on them, the
+    order of the data does not. The same iteration gives the same states."""
+    if neox_args.no_load_rng or neox_args.finetune:
+        return
+    info(
+        "the random states of dropout are those of another layout: they are drawn anew from seed and iteration"
+    )
+    set_random_seed(1 + stable_seed(neox_args.seed, f"iteration {iteration}") % _SEEDS)
 
 
 def _as_tuples(value):

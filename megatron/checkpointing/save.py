@@ -15,6 +15,7 @@ from megatron.checkpointing.names import (
     rank_optimizer_file,
     saved_iterations,
 )
+from megatron.checkpointing.parameter_table import parameter_table
 from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_checkpoints
 from megatron.checkpointing.rng import collect_rng_state, rng_file
 from megatron.common.console import human_bytes, info, warn
@@ -64,6 +65,7 @@ def save_ds_checkpoint(iteration: int, model, neox_args) -> str | None:
     if failure is not None:
         return failure
     client_state = {"iteration": iteration, "args": provenance.checkpoint_args(neox_args)}
+    client_state |= parameter_table(model)
     client_state |= {name: part.state_dict() for name, part in model.stateful.items()}
     if not neox_args.no_save_rng:
         client_state |= collect_rng_state()

@@ -7,18 +7,22 @@ DeepSpeed (0.5 to 0.19) keeps them flat: the parameters of an optimizer group la
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from megatron.checkpointing.model_files import ModelFiles
+from megatron.checkpointing.parameter_table import saved_groups
 from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.weights import SavedWeights, native_name
 from megatron.common.errors import CheckpointError
 
 # The fp32 copy of a parameter, which 16-bit runs and ZeRO keep, beside the optimizer's own kinds (exp_avg, ...).
 MASTER = "master"
+# A state with one value for each index of a dimension, whose number follows (megatron.optimizers.sm3).
+COVER = "accumulator_"
 
 _PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 _OF_A_NORM = re.compile(r"norm\w*\.[^.]+$")
@@ -50,10 +54,16 @@ class Flat:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where the values of one parameter lie: [(flat tensors by kind, start, stop), ...] joined, of `shape`."""
+    """Where the values of one parameter lie: [(flat tensors by kind, start, stop), ...] joined, of `shape`.
+
+    Attributes: covers: states with one value per index of a dimension, by kind; steps: those that the optimizer has
+    taken, if that was kept for this parameter alone.
+    """
 
     shape: tuple[int, ...]
     pieces: list[tuple[dict[str, Flat], int, int]]
+    covers: dict[str, torch.Tensor] = field(default_factory=dict)
+    steps: int | None = None
 
     def kinds(self) -> set[str]:
         return set(self.pieces[0][0])
@@ -100,9 +110,25 @@ class SavedOptimizer:
             f"{self.files.directory} has no optimizer state of {name}: set no_load_optim or finetune"
         )
 
+    def value(self, name: str, kind: str, tensor_rank: int, likely_stage: int = 0) -> torch.Tensor:
+        """A state of a parameter, or its fp32 copy, for which the weight itself stands where there is no other.
+
+        Raises: CheckpointError for states of 8 bits, whose scales belong to places in the writer's flat tensors.
+        """
+        slot = self.slot(name, tensor_rank, likely_stage)
+        if kind == MASTER and MASTER not in slot.kinds():
+            return self.weights.part(name, tensor_rank)
+        value = slot.value(kind)
+        if not value.is_floating_point():
+            raise CheckpointError(
+                f"{self.files.directory} has optimizer states in 8 bits, which only the layout that wrote them can read"
+                ": keep the layout, or take the weights only with no_load_optim or finetune"
+            )
+        return value
+
     def _read(self, stage: int, tensor_rank: int) -> StageStates:
         state, path = self.files.state(stage, tensor_rank), self.files.path(stage, tensor_rank)
-        shapes = _named_shapes(state.get("param_shapes"))
+        shapes = saved_groups(state) or _named_shapes(state.get("param_shapes"))
         if state.get("optimizer"):
             partitions, path = [state["optimizer"]], path
         else:
@@ -178,17 +204,13 @@ def _read_partitioned(partitions: list[dict], groups: list[Shapes], path: Path) 
             f"{path} has parameters padded one by one (param_alignment_paddings), which is not read"
         )
     key = "single_partition_of_fp32_groups"
-    return _flat_slots(
-        [
-            [
-                _by_kind(part[key][number], _group_state(part.get("base_optimizer_state"), number))
-                for part in partitions
-            ]
-            for number in range(len(groups))
-        ],
-        groups,
-        path,
-    )
+    flats, covers = [], []
+    for number, shapes in enumerate(groups):
+        states = [_group_state(part.get("base_optimizer_state"), number) for part in partitions]
+        masters = [part[key][number] for part in partitions]
+        flats.append([_by_kind(master, state) for master, state in zip(masters, states, strict=True)])
+        covers.append(_covers([master.numel() for master in masters], states, shapes))
+    return _flat_slots(flats, groups, path, covers)
 
 
 def _read_flat(partitions: list[dict], groups: list[Shapes], path: Path) -> dict[str, Slot]:
@@ -227,8 +249,10 @@ def _read_plain(partitions: list[dict], groups: list[Shapes], path: Path) -> dic
             raise _misfit(path, len(group["params"]), len(shapes), "parameters")
         for number, (name, shape) in zip(group["params"], shapes.items(), strict=True):
             state, size = optimizer["state"].get(number, {}), math.prod(shape)
-            flats = {kind: Flat([value]) for kind, value in state.items() if _has_size(value, size)}
-            slots[name] = Slot(shape, [(flats, 0, size)])
+            flats = {kind: Flat([value]) for kind, value in state.items() if _by_value(kind, value, size)}
+            covers = {kind: value for kind, value in state.items() if kind.startswith(COVER)}
+            steps = int(state["step"]) if "step" in state else None
+            slots[name] = Slot(shape, [(flats, 0, size)], covers, steps)
     return slots
 
 
@@ -242,20 +266,57 @@ _READERS = {
 
 
 def _flat_slots(
-    flats: list[list[dict[str, torch.Tensor]]], groups: list[Shapes], path: Path
+    flats: list[list[dict[str, torch.Tensor]]],
+    groups: list[Shapes],
+    path: Path,
+    covers: list[dict[str, dict[str, torch.Tensor]]] | None = None,
 ) -> dict[str, Slot]:
-    """Slots of parameters that lie end to end. flats: per group and data-parallel rank, tensors by kind."""
-    slots = {}
-    for ranks, shapes in zip(flats, groups, strict=True):
+    """Slots of parameters that lie end to end.
+
+    flats: per group and data-parallel rank, tensors by kind; covers: per group, {name: {kind: vector}}.
+    """
+    slots: dict[str, Slot] = {}
+    for ranks, shapes, vectors in zip(flats, groups, covers or [{}] * len(groups), strict=True):
         joined, offset = _join(ranks), 0
         wanted = sum(math.prod(shape) for shape in shapes.values())
         short = min((flat.size for flat in joined.values()), default=0)
         if short < wanted:
             raise _misfit(path, short, wanted, "values")
         for name, shape in shapes.items():
-            slots.setdefault(name, Slot(shape, [(joined, offset, offset + math.prod(shape))]))
+            piece = (joined, offset, offset + math.prod(shape))
+            slots.setdefault(name, Slot(shape, [piece], vectors.get(name, {})))
             offset += math.prod(shape)
     return slots
+
+
+def _covers(sizes: list[int], states: list[dict], shapes: Shapes) -> dict[str, dict[str, torch.Tensor]]:
+    """{name: {kind: vector}} of a group cut into partitions of `sizes` values, whose states hold the vectors of the
+    parameters they have values of, and of those that several partitions have values of, end to end."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    ends = list(itertools.accumulate(sizes))
+    for state, size, end in zip(states, sizes, ends, strict=True):
+        used: dict[str, int] = {}
+        if not any(key.startswith(COVER) for key in state):
+            continue
+        for name, start, stop in _ranges(shapes):
+            held = min(end, stop) - max(end - size, start)
+            if held <= 0 and any(
+                other - width <= start and stop <= other for other, width in zip(ends, sizes, strict=True)
+            ):
+                continue
+            for dim, length in enumerate(shapes[name] or (1,)):
+                kind, first = f"{COVER}{dim}", used.get(f"{COVER}{dim}", 0)
+                found.setdefault(name, {}).setdefault(kind, state[kind][first : first + length])
+                used[kind] = first + length
+    return found
+
+
+def _ranges(shapes: Shapes) -> Iterator[tuple[str, int, int]]:
+    """(name, start, stop) of parameters that lie end to end."""
+    start = 0
+    for name, shape in shapes.items():
+        yield name, start, start + math.prod(shape)
+        start += math.prod(shape)
 
 
 def _misfit(path: Path, found: int, wanted: int, what: str) -> CheckpointError:
@@ -269,13 +330,14 @@ def _join(ranks: list[dict[str, torch.Tensor]]) -> dict[str, Flat]:
 def _by_kind(master: torch.Tensor, state: dict) -> dict[str, torch.Tensor]:
     """The fp32 copy and the tensors of the optimizer that go with it value by value."""
     return {MASTER: master} | {
-        kind: value for kind, value in state.items() if _has_size(value, master.numel())
+        kind: value for kind, value in state.items() if _by_value(kind, value, master.numel())
     }
 
 
-def _has_size(value, size: int) -> bool:
+def _by_value(kind: str, value, size: int) -> bool:
     # The copy is kept without its padding, the optimizer's tensors with it.
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.numel() >= size
+    whole = isinstance(value, torch.Tensor) and value.dim() > 0 and value.numel() >= size
+    return whole and not kind.startswith(COVER)
 
 
 def _group_state(base, number: int) -> dict:
@@ -302,5 +364,7 @@ def _steps(state: dict) -> int | None:
 
 def _scaler(state: dict) -> dict:
     """Running values of a dynamic loss scaler, kept as an object (ZeRO) or as entries (without)."""
+    if not state.get("dynamic_loss_scale", True):
+        return {}
     held = vars(state["loss_scaler"]) if "loss_scaler" in state else state
     return {name: held[name] for name in _SCALER if name in held}

@@ -99,8 +99,8 @@ def make_parameter(spec: ParameterSpec, device: torch.device | str | None = None
 
     Attributes set: spec, model_parallel (whether it is cut; gradient norms count others once), partition_dim,
     partition_stride. Attributes that the caller may set, for optimizers that look at matrices: is_table (rows stand for
-    tokens or positions), fused_matrices (see megatron.optimizers.muon). A layer built on its own gets its values here, from torch's default generator; a model defers
-    that to initialize_parameters.
+    tokens or positions), fused_matrices (see megatron.optimizers.muon). A layer built on its own gets its values here,
+    from torch's default generator; a model defers that to initialize_parameters.
     """
     shape = spec.local_shape(state.get_model_parallel_world_size())
     parameter = torch.nn.Parameter(torch.empty(shape, dtype=torch.float32, device=device))

@@ -58,6 +58,12 @@ class Muon(PiecewiseOptimizer):
         }
         super().__init__([*matrices, *others], defaults)
 
+    def sample_state(self, group: dict, device: torch.device) -> dict:
+        zeros = torch.zeros(2, device=device)
+        if group["matrices"]:
+            return {"momentum_buffer": zeros}
+        return {"step": torch.ones((), device=device), "exp_avg": zeros, "exp_avg_sq": zeros}
+
     @torch.no_grad()
     def step(self, closure=None):
         loss = None if closure is None else torch.enable_grad()(closure)()

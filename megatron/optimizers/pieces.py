@@ -45,7 +45,8 @@ class Piece:
 class PiecewiseOptimizer(torch.optim.Optimizer):
     """Base of optimizers that look at the shapes of parameters.
 
-    Its states belong to whole parameters, so they cannot be set value by value (see checkpointing/engine_states.py).
+    What it keeps for a parameter depends on the group (sample_state), unlike that of others (see
+    checkpointing/engine_states.py).
     """
 
     def __init__(self, params: Any, defaults: dict):
@@ -55,15 +56,23 @@ class PiecewiseOptimizer(torch.optim.Optimizer):
             group["number"] = number
         self._pieces: dict[int, list[Piece]] = {}
 
+    def sample_state(self, group: dict, device: torch.device) -> dict:
+        """The states, value by value, of a parameter of two numbers in a group, after a step."""
+        raise NotImplementedError
+
     def pieces(self, group: dict) -> list[Piece]:
         """The pieces of a group's parameters that have gradients, in the same order on all ranks.
 
         Called by all data-parallel ranks in the same order, since the first call of each group asks them all.
         """
+        return [piece for piece in self.all_pieces(group) if piece.tensor.grad is not None]
+
+    def all_pieces(self, group: dict) -> list[Piece]:
+        """`pieces` of all parameters."""
         number = group["number"]
         if number not in self._pieces:
             self._pieces[number] = _find_pieces(self._members[number], group["params"])
-        return [piece for piece in self._pieces[number] if piece.tensor.grad is not None]
+        return self._pieces[number]
 
 
 def _find_pieces(members: list[torch.nn.Parameter], updated: list[torch.Tensor]) -> list[Piece]:

@@ -48,6 +48,15 @@ class SM3(PiecewiseOptimizer):
             _agree(pieces, covers)
         return loss
 
+    def sample_state(self, group: dict, device: torch.device) -> dict:
+        return {"momentum_buffer": torch.zeros(2, device=device)} if group["momentum"] else {}
+
+    def covers(self, group: dict) -> list[tuple[torch.nn.Parameter, list[torch.Tensor]]]:
+        """(parameter, its accumulators) of a group's parameters that this rank has some values of, or shares."""
+        pieces = [piece for piece in self.all_pieces(group) if piece.size or piece.shared]
+        found = zip(pieces, self._covers(pieces), strict=True)
+        return [(piece.parameter, cover) for piece, cover in found]
+
     def _covers(self, pieces: list[Piece]) -> Iterator[list[torch.Tensor]]:
         """The accumulators of each piece, one per dimension: views into the states."""
         totals: Counter = Counter()

@@ -154,11 +154,6 @@ def test_checkpoint_of_another_model_is_refused_with_the_settings_named(saved):
     assert "num_layers is 4 in the checkpoint and 2 in the config" in message
 
 
-def test_checkpoint_of_another_layout_is_refused_with_the_sizes_named(saved):
-    message = refusal({**saved[0], "processes": 2})
-    assert "data_parallel_size 1 (now 2)" in message
-
-
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(saved):
     settings, folder = saved
     path = folder / "global_step5" / "mp_rank_00_model_states.pt"
