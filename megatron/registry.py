@@ -37,6 +37,7 @@ KINDS = {
     "tokenizer": "megatron.tokenizer",
     "corpus": "megatron.data.corpora",
     "objective": "megatron.objectives",
+    "family": "megatron.families",
     "log sink": "megatron.logging.sinks",
 }
 

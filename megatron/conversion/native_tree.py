@@ -1,0 +1,142 @@
+"""Writing a checkpoint of weights for any number of tensor and pipeline ranks, tensor by tensor.
+
+A file is first laid out without content and then mapped, so that however large it is only what is being copied has to
+be in memory.
+"""
+
+import json
+import mmap
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.serialization import set_default_mmap_options, skip_data
+
+from megatron.checkpointing import manifest
+from megatron.checkpointing.names import LATEST
+from megatron.checkpointing.saved_config import CONFIG
+from megatron.common.errors import CheckpointError
+from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
+from megatron.mpu import ParameterSpec, local_slice
+
+CONFIG_FILE = "config.yml"
+VOCABULARY = ("word_embeddings.weight", "final_linear.weight", "final_linear.bias")
+
+
+class NativeTree:
+    """A checkpoint to be filled with `put` and completed with `seal`; `discard` leaves nothing behind.
+
+    Args:
+        root: folder that gets the checkpoint; tag: name of the checkpoint in it.
+        specs: all parameters of the model as the layout pads them.
+        tensor, pipe: ranks; with pipe 0 all layers of a tensor rank are in one file.
+        dtype: of what is written.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        tag: str,
+        specs: Mapping[str, ParameterSpec],
+        tensor: int,
+        pipe: int,
+        dtype: torch.dtype,
+    ):
+        self.root, self.directory = Path(root), Path(root, tag)
+        self.specs, self.tensor, self.pipe, self.dtype = specs, tensor, pipe, dtype
+        if self.directory.exists():
+            raise CheckpointError(f"{self.directory} is there already; choose another folder, or remove it")
+        self._partial = self.root / f".{tag}.partial"
+        remove(self._partial)
+        self._partial.mkdir(parents=True)
+        self._places = [self._lay_out(rank) for rank in range(tensor)]
+
+    def _lay_out(self, rank: int) -> dict[str, torch.Tensor]:
+        """Make the files of a tensor rank. Returns: {logical name: its place in a file}."""
+        shapes = {name: spec.local_shape(self.tensor) for name, spec in self.specs.items()}
+        kept = {
+            "dp_world_size": 1,
+            "mp_world_size": self.tensor,
+            "optimizer": {},
+            "global_steps": 0,
+            "skipped_steps": 0,
+            "iteration": 0,
+        }
+        if not self.pipe:
+            named = {name: (f"sequential.{name}", shape) for name, shape in shapes.items()}
+            path = self._partial / f"mp_rank_{rank:02d}_model_states.pt"
+            return _mapped(path, named, self.dtype, kept)
+        for stage in range(self.pipe):
+            file = f"mp_rank_{stage * self.tensor + rank:02d}_model_states.pt"
+            torch.save(kept | {"module": None}, self._partial / file)
+        places: dict[str, torch.Tensor] = {}
+        for layer in sorted({int(name.split(".")[0]) for name in shapes}):
+            own = {name: shape for name, shape in shapes.items() if int(name.split(".")[0]) == layer}
+            named = {name: (name.split(".", 1)[1], shape) for name, shape in own.items()}
+            path = self._partial / f"layer_{layer:02d}-model_{rank:02d}-model_states.pt"
+            places |= _mapped(path, named, self.dtype)
+        return places
+
+    def put(self, name: str, logical: torch.Tensor) -> None:
+        """Write a parameter; rows that a vocabulary is padded with become zero.
+
+        Raises: CheckpointError if it has another shape than the model's.
+        """
+        spec = self.specs[name]
+        missing = spec.logical_shape[0] - logical.shape[0]
+        if name.endswith(VOCABULARY) and missing > 0:
+            logical = torch.cat([logical, logical.new_zeros(missing, *logical.shape[1:])])
+        if tuple(logical.shape) != tuple(spec.logical_shape):
+            raise CheckpointError(
+                f"{name} would be {tuple(logical.shape)}, but the config describes {tuple(spec.logical_shape)}"
+            )
+        for rank, places in enumerate(self._places):
+            places[name].copy_(local_slice(logical, spec, rank, self.tensor))
+
+    def seal(self, config: Mapping[str, Any], header: str, description: Mapping[str, Any]) -> None:
+        """Write configs and manifest, put the folder in its place and point `latest` at it.
+
+        Args: config: the config that trains the model; header: what its file says first; description: what the
+        manifest says beside the files.
+        """
+        self._places = []
+        text = header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        (self._partial / "configs").mkdir()
+        (self._partial / "configs" / CONFIG_FILE).write_text(text, encoding="utf-8")
+        (self._partial / CONFIG).write_text(json.dumps(dict(config), indent=1), encoding="utf-8")
+        records = {}
+        for name in manifest.content_files(self._partial):
+            fsync_file(self._partial / name)
+            records[name] = manifest.file_record(self._partial / name)
+        created = {"created": time.strftime(manifest.TIME_FORMAT), "iteration": 0}
+        manifest.write_manifest(self._partial, records, {**created, **description})
+        os.rename(self._partial, self.directory)
+        fsync_directory(self.root)
+        atomic_write_text(self.root / CONFIG_FILE, text)
+        atomic_write_text(self.root / LATEST, self.directory.name)
+
+    def discard(self) -> None:
+        self._places = []
+        remove(self._partial)
+
+
+def _mapped(
+    path: Path,
+    named: Mapping[str, tuple[str, Iterable[int]]],
+    dtype: torch.dtype,
+    beside: Mapping[str, Any] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Make a file of tensors and map it. named: {logical name: (key in the file, shape)}; beside: what else the file
+    holds, which then has the tensors under `module`."""
+    # Memory that is never touched.
+    blank = {key: torch.empty(tuple(shape), dtype=dtype) for key, shape in named.values()}
+    with skip_data():
+        torch.save(blank if beside is None else {**beside, "module": blank}, path)
+    with set_default_mmap_options(mmap.MAP_SHARED):
+        content = torch.load(path, mmap=True, weights_only=True)
+    tensors = content if beside is None else content["module"]
+    return {name: tensors[key] for name, (key, _) in named.items()}
