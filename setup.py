@@ -25,6 +25,7 @@ EXTRAS = {
     "bnb": ["bitsandbytes>=0.45"],
     "flashattention": ["flash-attn>=2.5"],
     "transformerengine": ["transformer-engine[pytorch]>=2.0"],
+    "plot": ["matplotlib>=3.8"],
     "mamba": ["mamba-ssm>=2.0", "causal-conv1d>=1.2"],
     "s3": ["boto3>=1.28"],
     "hf": ["transformers>=5,<6", "safetensors>=0.4"],
