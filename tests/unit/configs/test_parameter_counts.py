@@ -6,6 +6,7 @@ import transformers
 
 from megatron.planning.layers import count_layers, total_parameters
 from megatron.tokenizer.build import vocab_size_with_padding
+from tests.common.paths import ROOT
 from tests.common.shipped import load, models, with_training
 from tests.unit.configs.published import MODELS, PALM_BILLIONS, Model
 
@@ -54,3 +55,11 @@ def test_parameters_are_as_many_as_published(model):
 def test_palm_has_the_billions_of_its_paper(name):
     (model,) = (model for model in MODELS if model.name == name)
     assert counted(model) / 1e9 == pytest.approx(PALM_BILLIONS[name], abs=0.01)
+
+
+def test_the_documentation_gives_each_model_and_its_parameters():
+    page = (ROOT / "docs/configs.md").read_text()
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == {model.name for model in MODELS}
+    for model in MODELS:
+        assert rows[model.name].endswith(f"| {model.vocabulary:,} | {counted(model):,} |")
