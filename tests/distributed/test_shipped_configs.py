@@ -32,6 +32,7 @@ ARCHITECTURE = {
     for field in fields(group)
     if field.name not in NUMBERS and (field.name == "bias_gelu_fusion" or not field.name.endswith("fusion"))
 }
+# What these need besides runs on a GPU; without it they are the architectures of 1-3B.yml and 125M.yml.
 PACKAGES = {"1-3B-transformer-engine.yml": "transformer_engine", "bnb_125M.yml": "bitsandbytes"}
 STEPS, PARTS = 6, 3
 
