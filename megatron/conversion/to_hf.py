@@ -66,9 +66,10 @@ def export_hf(
     assert len(rules) == len(specs), sorted(set(specs) - {rule.native for rule in rules})
     target = make_folder(target, "output_dir")
     dtype = _dtype(args, precision)
+    made = _made_config(family, config, dtype, tokenizer, pad_token_id)
     with _single_values(saved, args, specs, rows) as whole:
         _write_weights(target, rules, specs, whole, dtype, shard_size)
-    _write_config(target, family, config, dtype, tokenizer, pad_token_id)
+    _write_config(target, made)
     if save_tokenizer and export_tokenizer(args, target, pad_token_id, vocab_is_hf_tokenizer):
         info(f"wrote the tokenizer into {target}")
     info(f"wrote {family.architecture} into {target}")
@@ -202,18 +203,29 @@ def _check_dropped(rules: list[Rule], whole: Any) -> None:
             )
 
 
-def _write_config(
-    target: Path, family: Family, config: dict[str, Any], dtype: torch.dtype, tokenizer: Any, pad: int | None
-) -> None:
-    from transformers import AutoConfig, GenerationConfig
+def _made_config(
+    family: Family, config: dict[str, Any], dtype: torch.dtype, tokenizer: Any, pad: int | None
+) -> Any:
+    """transformers' config object. Raises: ConfigError if transformers refuses it."""
+    from transformers import AutoConfig
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     special: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": pad}
     if tokenizer is not None:
         with contextlib.suppress(TokenizerError):
             special["bos_token_id"] = special["eos_token_id"] = tokenizer.eod
-    made = AutoConfig.for_model(family.model_type, **config, **special)
+    try:
+        made = AutoConfig.for_model(family.model_type, **config, **special)
+    except Exception as error:  # what transformers raises is of many kinds
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{family.architecture} cannot be made of this config: {reason}") from error
     made.architectures = [family.architecture]
     made.dtype = dtype
-    made.save_pretrained(str(target))
-    GenerationConfig.from_model_config(made).save_pretrained(str(target))
+    return made
+
+
+def _write_config(target: Path, config: Any) -> None:
+    from transformers import GenerationConfig
+
+    config.save_pretrained(str(target))
+    GenerationConfig.from_model_config(config).save_pretrained(str(target))

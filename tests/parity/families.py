@@ -30,6 +30,49 @@ CASES = {
         layer_norm_eps=1e-3,
     ),
     "gpt_neox, tied": lambda: transformers.GPTNeoXConfig(**SIZES, tie_word_embeddings=True),
+    "gpt_neox, stretched": lambda: transformers.GPTNeoXConfig(
+        **SIZES, rope_scaling={"rope_type": "linear", "factor": 2.0}
+    ),
+    "llama": lambda: transformers.LlamaConfig(**SIZES),
+    "llama, biases, grouped, large heads, tied": lambda: transformers.LlamaConfig(
+        **SIZES,
+        num_key_value_heads=2,
+        head_dim=12,
+        attention_bias=True,
+        mlp_bias=True,
+        hidden_act="gelu",
+        tie_word_embeddings=True,
+    ),
+    "llama, stretched as LLaMA 3.1": lambda: transformers.LlamaConfig(
+        **SIZES,
+        num_key_value_heads=1,
+        rope_theta=500000.0,
+        rope_scaling={
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+        },
+    ),
+    "llama, stretched dynamically": lambda: transformers.LlamaConfig(
+        **{**SIZES, "max_position_embeddings": LENGTH}, rope_scaling={"rope_type": "dynamic", "factor": 2.0}
+    ),
+    "llama, stretched by YaRN": lambda: transformers.LlamaConfig(
+        **SIZES,
+        rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 6},
+    ),
+    "mistral": lambda: transformers.MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=5),
+    "mistral, no window": lambda: transformers.MistralConfig(
+        **SIZES, num_key_value_heads=4, sliding_window=None
+    ),
+    "mixtral": lambda: transformers.MixtralConfig(
+        **SIZES, num_key_value_heads=2, num_local_experts=4, experts_implementation="eager"
+    ),
+    "stablelm": lambda: transformers.StableLmConfig(**SIZES, num_key_value_heads=2, use_qkv_bias=True),
+    "stablelm, parallel": lambda: transformers.StableLmConfig(
+        **SIZES, num_key_value_heads=4, use_parallel_residual=True
+    ),
 }
 
 

@@ -1,0 +1,56 @@
+"""StableLmForCausalLM: StableLM-3B-4E1T, StableLM-2, StableLM Zephyr. (StableLM-alpha is a GPTNeoXForCausalLM.)"""
+
+from megatron.common.errors import ConfigError
+from megatron.families.llama import LlamaLike, refuse_attention_biases
+from megatron.families.options import attention_biases
+from megatron.families.rules import without_counterpart
+from megatron.registry import register
+
+
+@register("family", "stablelm", "StableLmForCausalLM")
+class StableLm(LlamaLike):
+    """LLaMA with LayerNorm and partly rotary heads. Where the branches stand side by side they share one norm.
+
+    Of the norms of queries and keys (StableLM-2-12B) every head has its own there, and all heads have one here.
+    """
+
+    model_type = "stablelm"
+    architecture = "StableLmForCausalLM"
+    same = {ours: theirs for ours, theirs in LlamaLike.same.items() if ours != "rms_norm_epsilon"} | {
+        "layernorm_epsilon": "layer_norm_eps"
+    }
+    fixed = {"norm": "layernorm", "use_bias_in_norms": True, "use_bias_in_mlp": False}
+    expressed = (*LlamaLike.expressed, "gpt_j_residual", "gpt_j_tied")
+    # Their hidden_dropout acts on one of the branches only.
+    demands = {"qk_layernorm": (False,), "hidden_dropout": (0, 0.0)}
+    partly_rotary = True
+
+    def read(self, config):
+        parallel = config["use_parallel_residual"]
+        return {
+            **super().read(config),
+            "use_bias_in_attn_qkv": config["use_qkv_bias"],
+            "use_bias_in_attn_linear": False,
+            "gpt_j_residual": parallel,
+            "gpt_j_tied": parallel,
+        }
+
+    def write(self, args):
+        refuse_attention_biases(args, qkv=True)
+        if args.gpt_j_residual and not args.gpt_j_tied:
+            raise ConfigError("gpt_j_residual with gpt_j_tied=False (only True)")
+        keys = super().write(args)
+        size = keys.pop("head_dim")
+        if size * args.num_attention_heads != args.hidden_size:
+            raise ConfigError(f"head_dim={args.head_dim} (only hidden_size / num_attention_heads)")
+        biases = {"use_qkv_bias": attention_biases(args)[0], "use_parallel_residual": args.gpt_j_residual}
+        return {**keys, **biases}
+
+    def rules(self, args):
+        for rule in super().rules(args):
+            if args.gpt_j_residual and ".post_attention_layernorm." in rule.native:
+                yield without_counterpart(
+                    rule.native, fill=float(rule.native.endswith("weight")), unused=True
+                )
+            else:
+                yield rule
