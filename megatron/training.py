@@ -6,14 +6,15 @@ from collections.abc import Iterator
 import torch
 
 from megatron import mpu
-from megatron.checkpointing import is_save_iter, load_checkpoint, save_checkpoint
+from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
 from megatron.common.console import info, print_rank_0
 from megatron.common.device import current_device
-from megatron.common.errors import CheckpointError, ConfigError, DataError
+from megatron.common.errors import ConfigError, DataError
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
+from megatron.engine import saves
 from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
 from megatron.engine.characters import CharCounter, tokens_per_char_of_all
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
@@ -128,8 +129,8 @@ def check_settings(neox_args) -> None:
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
     """Save first, so that nothing after it can lose work; then validate and test if training came to its end."""
-    if neox_args.save and state.do_train and state.iteration and state.last_saved != state.iteration:
-        _save(neox_args, timers, engine, state, last=True)
+    if neox_args.save and state.do_train:
+        saves.save_last(neox_args, timers, engine, state, metrics)
     if state.iteration >= neox_args.train_iters:
         for name, data, wanted in (
             ("validation", valid_data, state.do_valid),
@@ -215,7 +216,7 @@ def train(
     report_memory_flag = True
     overflow = OverflowMonitor(optimizer)
     if state.iteration == 0 and neox_args.save and is_save_iter(neox_args, 0):
-        _save(neox_args, timers, model, state)
+        saves.save(neox_args, timers, model, state, metrics)
     model.train()
     timers("interval time").start()
     with StopSignal() as stop:
@@ -225,13 +226,14 @@ def train(
             )
             state.advance(skipped)
             overflow.check(skipped)
+            saves.follow(model, state)
             rate, scale = model.get_lr()[0], _loss_scale(neox_args, model)
             report_memory_flag = training_log(
                 neox_args, timers, losses, totals, rate, state.iteration, scale, report_memory_flag, skipped, model,
                 optimizer, model.noise_scale, metrics=metrics, parameter_report=model.parameter_report,
             )  # fmt: skip
             if neox_args.save and is_save_iter(neox_args, state.iteration):
-                _save(neox_args, timers, model, state)
+                saves.save(neox_args, timers, model, state, metrics)
             if _evaluation_due(neox_args, state):
                 timers("interval time").stop()
                 evaluate_and_print_results(
@@ -417,23 +419,6 @@ def _mean_over_replicas(values: list[dict[str, torch.Tensor]]) -> dict[str, torc
         torch.distributed.all_reduce(stacked, group=mpu.get_data_parallel_group())
         stacked /= mpu.get_data_parallel_world_size()
     return dict(zip(names, stacked, strict=True))
-
-
-def _save(neox_args, timers, model, state: TrainState, last: bool = False) -> None:
-    """Save; a failure is reported and training goes on, unless there will be no further save."""
-    running = timers("interval time").running
-    if running:
-        timers("interval time").stop()
-    if save_checkpoint(neox_args, state.iteration, model):
-        state.last_saved = state.iteration
-    elif last:
-        newest = "none was" if state.last_saved is None else f"the newest is of iteration {state.last_saved}"
-        raise CheckpointError(
-            f"save: the last checkpoint could not be written to {neox_args.save} (the reason is above), {newest}; make "
-            "room or mend the place, and train on from there"
-        )
-    if running:
-        timers("interval time").start()
 
 
 def _evaluation_due(neox_args, state: TrainState) -> bool:

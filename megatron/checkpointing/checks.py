@@ -47,6 +47,15 @@ def layout_changes(neox_args, directory: Path) -> list[str]:
     return [f"{name} {saved.get(name)} (now {own[name]})" for name in _LAYOUT if saved.get(name) != own[name]]
 
 
+def check_has_optimizer(directory: Path) -> None:
+    """Raises: CheckpointError if a checkpoint was saved without optimizer states."""
+    if (manifest.read_manifest(directory) or {}).get("optimizer") is False:
+        raise CheckpointError(
+            f"load: {directory} was saved with no_save_optim: there are no optimizer states to go on with; set "
+            "no_load_optim or finetune"
+        )
+
+
 def same_grid(neox_args, directory: Path) -> bool:
     """Whether every process computes what the process of the same rank computed that saved a checkpoint."""
     saved = (manifest.read_manifest(directory) or {}).get("layout", {})

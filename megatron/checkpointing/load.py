@@ -6,7 +6,12 @@ import torch
 
 from megatron.checkpointing import manifest
 from megatron.checkpointing.by_name import load_by_name
-from megatron.checkpointing.checks import check_checkpoint_args, layout_changes, same_grid
+from megatron.checkpointing.checks import (
+    check_checkpoint_args,
+    check_has_optimizer,
+    layout_changes,
+    same_grid,
+)
 from megatron.checkpointing.choose import choose_checkpoint
 from megatron.checkpointing.forward_pass import check_logits
 from megatron.checkpointing.model_files import saved_iteration, state_of_this_rank
@@ -43,6 +48,7 @@ def load_checkpoint(
         print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
         return iteration
     changes = layout_changes(neox_args, directory)
+    check_has_optimizer(directory)
     check_saved_config(neox_args, directory, resumes=True)
     load = _load_in_another_layout if changes else _load
     client_state = load(neox_args, model, directory)

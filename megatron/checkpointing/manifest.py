@@ -1,7 +1,9 @@
 """The manifest: what a complete checkpoint consists of, so that a torn or damaged one is never believed."""
 
 import json
+import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +13,7 @@ MANIFEST = "manifest.json"
 VERSION = 1
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 _BLOCK = 1 << 22
+_READERS = 8
 
 
 def file_record(path: Path) -> dict:
@@ -78,7 +81,10 @@ def problem(directory: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != record["size"]:
             return f"{name} has {path.stat().st_size} bytes instead of {record['size']}"
-    for name, record in manifest["files"].items():
-        if file_record(directory / name) != record:
-            return f"{name} is damaged (its checksum differs)"
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
+        records = readers.map(lambda name: file_record(directory / name), manifest["files"])
+        for name, found in zip(manifest["files"], records, strict=True):
+            if found != manifest["files"][name]:
+                readers.shutdown(cancel_futures=True)
+                return f"{name} is damaged (its checksum differs)"
     return None

@@ -9,6 +9,7 @@ import torch
 from megatron import mpu
 from megatron.checkpointing.manifest import TIME_FORMAT
 from megatron.checkpointing.saved_config import CONFIG
+from megatron.model.vocabulary import logical_vocab_size
 
 _CHECKED = (
     "num_layers",
@@ -46,6 +47,9 @@ def description(neox_args, iteration: int) -> dict:
         "created": time.strftime(TIME_FORMAT),
         "layout": layout(neox_args),
         "args": checkpoint_args(neox_args),
+        # Rows of the embedding that belong to the model, whatever the layout pads them to.
+        "vocabulary": logical_vocab_size(neox_args),
+        "optimizer": not neox_args.no_save_optim,
         "git_hash": neox_args.git_hash,
     }
 

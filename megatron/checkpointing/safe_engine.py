@@ -4,11 +4,14 @@ import contextlib
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
+from megatron.checkpointing.snapshot import HostMemory, snapshot
+from megatron.checkpointing.writing import retried, write_tensors
 from megatron.common.errors import CheckpointError
 
 
@@ -62,23 +65,61 @@ def _first_line(error: Exception) -> str:
 
 class SafeCheckpointEngine(TorchCheckpointEngine):
     """DeepSpeed's checkpoint input and output: loads plain data only; a failed write is kept, not raised, until all
-    ranks have left DeepSpeed's collective save, since a rank that raises inside it would leave its peers waiting."""
+    ranks have left DeepSpeed's collective save, since a rank that raises inside it would leave its peers waiting.
 
-    def __init__(self, config_params=None):
+    Attributes: failure: the first failure since `create`; records: {path: manifest record} of the files written since;
+    deferred: what a save in the background has yet to write, [(path, state in host memory)]; saving: the save that is
+    under way, if any; group: a process group of all ranks on the host.
+    """
+
+    def __init__(self, with_optimizer: bool = True, group=None):
+        """Args: with_optimizer: False leaves optimizer states out of all files; group: all ranks, on the host."""
         # The parent only announces itself.
         self.name = "SafeCheckpointEngine"
         self.failure: str | None = None
+        self.records: dict[str, dict] = {}
+        self.deferred: list[tuple[str, Any]] | None = None
+        self.saving: Any = None
+        self.host_memory = HostMemory()
+        self.group, self._with_optimizer = group, with_optimizer
+
+    def begin(self, deferred: bool) -> None:
+        """A checkpoint begins; `deferred`: its files are only copied, for `write_deferred`."""
+        self.failure, self.records = None, {}
+        self.deferred = [] if deferred else None
 
     def create(self, info) -> None:
-        self.failure = None
+        """DeepSpeed's own start of a checkpoint, which comes after `begin`."""
+
+    def preserves_storage_sharing(self) -> bool:
+        """Whether parts of larger tensors must be cloned before `save`; a snapshot takes the parts only."""
+        return self.deferred is None
 
     def makedirs(self, path, exist_ok=False) -> None:
         with self.keep_failure(path):
             Path(path).mkdir(parents=True, exist_ok=exist_ok)
 
     def save(self, state_dict, path: str) -> None:
+        """Write a file, or copy its content for later. After a failure nothing more is tried."""
+        if not self._with_optimizer:
+            state_dict = without_optimizer(state_dict)
+        if self.failure is not None or state_dict is None:
+            return
+        if self.deferred is None:
+            self._write(state_dict, path)
+        else:
+            self.deferred.append((path, snapshot(state_dict, self.host_memory)))
+
+    def write_deferred(self) -> None:
+        """Write what has been copied; from a thread that may run beside the training."""
+        for path, state in self.deferred or []:
+            if self.failure is None:
+                self._write(state, path)
+        self.deferred = None
+
+    def _write(self, state, path: str) -> None:
         with self.keep_failure(path):
-            torch.save(state_dict, path)
+            self.records[path] = retried(lambda: write_tensors(state, path))
 
     def load(self, path: str, map_location=None):
         return load_file(path, map_location)
@@ -90,6 +131,20 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
             yield
         except (OSError, RuntimeError) as error:
             self.failure = self.failure or f"{path}: {_reason(error)}"
+
+
+def without_optimizer(state: dict) -> dict | None:
+    """The content of a file of DeepSpeed's without optimizer states; None if it has nothing else.
+
+    ZeRO-3 keeps the weights in fp32 in its optimizer's files: these stay.
+    """
+    partitions = state.get("optimizer_state_dict")
+    if isinstance(partitions, dict) and "module" not in state:
+        if "fp32_flat_groups" not in partitions:
+            return None
+        kept = {key: value for key, value in partitions.items() if key != "optimizer_state_dict"}
+        return {**state, "optimizer_state_dict": kept}
+    return {**state, "optimizer": None} if "optimizer" in state else state
 
 
 def _reason(error: OSError | RuntimeError) -> str:

@@ -2,11 +2,14 @@
 
 import os
 import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from megatron.checkpointing import manifest, provenance
+from megatron.checkpointing.background import Job
 from megatron.checkpointing.forward_pass import save_logits
 from megatron.checkpointing.names import (
     LATEST,
@@ -18,49 +21,109 @@ from megatron.checkpointing.names import (
 from megatron.checkpointing.parameter_table import parameter_table
 from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_checkpoints
 from megatron.checkpointing.rng import collect_rng_state, rng_file
+from megatron.checkpointing.writing import ATTEMPTS, retried
 from megatron.common.console import human_bytes, info, warn
 from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
 
-ATTEMPTS = 3
-PAUSE_SECONDS = 1.0
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a save. iteration: which it was of; saved: whether its checkpoint is there."""
+
+    iteration: int
+    saved: bool
+
+
+class _RunningSave:
+    """A save that may still be going on: a generator that yields the jobs it has to wait for."""
+
+    def __init__(self, stages: Generator[Job, None, Outcome]):
+        self._stages = stages
+        self._job: Job | None = None
+
+    def advance(self, wait: bool) -> Outcome | None:
+        """Go as far as possible without waiting, or to the end; collective. Returns: None as long as it goes on."""
+        try:
+            while self._job is None or self._job.finished(wait):
+                self._job = next(self._stages)
+        except StopIteration as end:
+            return end.value
+        return None
 
 
 def save_checkpoint(neox_args, iteration: int, model, optimizer=None, lr_scheduler=None) -> bool:
-    """Save a checkpoint, retrying a failed write, then delete those that `keep_last_n_checkpoints` no longer covers.
+    """Save a checkpoint, retrying what fails, then delete those that `keep_last_n_checkpoints` no longer covers.
 
-    Called by all ranks. A failure leaves the previous checkpoints as they were.
-    Returns: whether the checkpoint is there.
+    Called by all ranks. A failure leaves the previous checkpoints as they were. With `async_save` the state is copied
+    and the rest happens beside the training: `follow_save` must be called after every step and at the end. A save that
+    is still going on is waited for first, so that there is never more than one.
+    Returns: whether the checkpoint is there, or on its way.
     """
-    start = time.monotonic()
-    failure = None
-    for attempt in range(ATTEMPTS):
-        # What passes by itself, as on a network file system, takes a moment.
-        time.sleep(PAUSE_SECONDS * bool(attempt))
-        failure = save_ds_checkpoint(iteration, model, neox_args)
-        if failure is None:
-            break
-    if failure is not None:
-        warn(f"iteration {iteration} could not be saved in {ATTEMPTS} attempts: {failure}")
-        return False
-    if torch.distributed.get_rank() == 0:
-        directory = Path(neox_args.save, get_checkpoint_tag(iteration))
-        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-        info(f"saved checkpoint {directory} ({human_bytes(size)} in {time.monotonic() - start:.1f} s)")
-        delete_abandoned_saves(neox_args.save)
-        if neox_args.keep_last_n_checkpoints:
-            delete_old_checkpoints(neox_args.save, neox_args.keep_last_n_checkpoints)
-    torch.distributed.barrier()
-    return True
+    follow_save(model, wait=True)
+    model.checkpoint_engine.saving = _RunningSave(_stages(neox_args, iteration, model))
+    outcome = follow_save(model)
+    return outcome is None or outcome.saved
+
+
+def follow_save(model, wait: bool = False) -> Outcome | None:
+    """See to a save in the background, without waiting unless told to; all ranks at the same points.
+
+    Returns: what became of a save that has just come to its end; None if there is none, or it goes on.
+    """
+    storage = model.checkpoint_engine
+    outcome = None if storage.saving is None else storage.saving.advance(wait)
+    if outcome is not None:
+        storage.saving = None
+    return outcome
 
 
 def save_ds_checkpoint(iteration: int, model, neox_args) -> str | None:
-    """Write one checkpoint through DeepSpeed.
+    """Write one checkpoint through DeepSpeed, and wait for it.
+
+    Returns: None, or what went wrong on the first rank that failed.
+    """
+    failure = _collect(neox_args, iteration, model, deferred=False)
+    return failure if failure is not None else _seal(neox_args, iteration, model)
+
+
+def _stages(neox_args, iteration: int, model) -> Generator[Job, None, Outcome]:
+    """A save from the beginning to the end, on the thread of the training; it yields what runs beside that."""
+    start = time.monotonic()
+    storage, where = model.checkpoint_engine, ""
+    failure = _collect(neox_args, iteration, model, deferred=neox_args.async_save)
+    if failure is None and neox_args.async_save:
+        stall, where = time.monotonic() - start, " in the background"
+        info(f"saving iteration {iteration} in the background; copying it took {stall:.2f} s")
+        yield Job(storage.write_deferred, storage.group)
+    storage.host_memory.release()
+    if failure is None:
+        failure = _seal(neox_args, iteration, model)
+    if failure is not None:
+        _on_rank_0(lambda: remove(Path(neox_args.save, partial_tag(iteration))))
+        warn(f"iteration {iteration} could not be saved in {ATTEMPTS} attempts: {failure}")
+        return Outcome(iteration, False)
+    if torch.distributed.get_rank() == 0:
+        directory = Path(neox_args.save, get_checkpoint_tag(iteration))
+        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+        seconds = time.monotonic() - start
+        info(f"saved checkpoint {directory} ({human_bytes(size)} in {seconds:.1f} s{where})")
+        delete_abandoned_saves(neox_args.save)
+        if neox_args.keep_last_n_checkpoints:
+            delete_old_checkpoints(neox_args.save, neox_args.keep_last_n_checkpoints)
+    torch.distributed.barrier(group=storage.group)
+    return Outcome(iteration, True)
+
+
+def _collect(neox_args, iteration: int, model, deferred: bool) -> str | None:
+    """Write the files of all ranks through DeepSpeed, or copy what is to be written.
 
     Returns: None, or what went wrong on the first rank that failed.
     """
     root = Path(neox_args.save)
     partial = root / partial_tag(iteration)
+    storage, rank = model.checkpoint_engine, torch.distributed.get_rank()
+    storage.begin(deferred)
     failure = _on_rank_0(lambda: _prepare(root, partial))
     if failure is not None:
         return failure
@@ -69,22 +132,16 @@ def save_ds_checkpoint(iteration: int, model, neox_args) -> str | None:
     client_state |= {name: part.state_dict() for name, part in model.stateful.items()}
     if not neox_args.no_save_rng:
         client_state |= collect_rng_state()
-    storage = model.checkpoint_engine
     model.save_checkpoint(str(root), tag=partial.name, client_state=client_state, save_latest=False)
     if not neox_args.no_save_rng:
         # The shared files hold the generators of one rank per model-parallel group; every replica needs its own.
-        storage.save(collect_rng_state(), str(rng_file(partial, torch.distributed.get_rank())))
-    own = getattr(model.optimizer, "rank_state", dict)()
+        storage.save(collect_rng_state(), str(rng_file(partial, rank)))
+    own = None if neox_args.no_save_optim else getattr(model.optimizer, "rank_state", dict)()
     if own:
-        storage.save(own, str(rank_optimizer_file(partial, torch.distributed.get_rank())))
+        storage.save(own, str(rank_optimizer_file(partial, rank)))
     if neox_args.checkpoint_validation_with_forward_pass:
         save_logits(neox_args, model, partial)
-    failure = _first_failure(storage.failure)
-    if failure is None:
-        failure = _seal(neox_args, iteration, root, partial)
-    if failure is not None:
-        _on_rank_0(lambda: remove(partial))
-    return failure
+    return _first_failure(storage.failure)
 
 
 def check_save_directory(directory: str) -> None:
@@ -119,59 +176,58 @@ def _prepare(root: Path, partial: Path) -> None:
     partial.mkdir()
 
 
-def _seal(neox_args, iteration: int, root: Path, partial: Path) -> str | None:
-    """Sum up the files, put the folder in place, and only then let `latest` name it."""
-    failure = _on_rank_0(lambda: provenance.write_configs(neox_args, partial))
-    if failure is not None:
-        return failure
-    files, failure = _file_records(partial)
-    if failure is not None:
-        return failure
+def _seal(neox_args, iteration: int, model) -> str | None:
+    """Sum up the files that all ranks have written, put the folder in place, and only then let `latest` name it."""
+    root = Path(neox_args.save)
+    partial = root / partial_tag(iteration)
+    storage = model.checkpoint_engine
+    records = {str(Path(path).relative_to(partial)): record for path, record in storage.records.items()}
+    gathered: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, (records, storage.failure), group=storage.group)
+    failures = [failure for _, failure in gathered if failure is not None]
+    if failures:
+        return failures[0]
 
-    def publish() -> None:
+    def sum_up() -> None:
+        provenance.write_configs(neox_args, partial)
+        files = {name: record for part, _ in gathered for name, record in part.items()}
+        for name in manifest.content_files(partial):
+            if name not in files:
+                fsync_file(partial / name)
+                files[name] = manifest.file_record(partial / name)
         manifest.write_manifest(partial, files, provenance.description(neox_args, iteration))
-        final = root / get_checkpoint_tag(iteration)
-        replaced = root / f".{final.name}.replaced"
-        remove(replaced)
+
+    failure = _on_rank_0(sum_up, storage.group)
+    if failure is not None:
+        return failure
+    return _on_rank_0(lambda: _publish(root, partial, get_checkpoint_tag(iteration)), storage.group)
+
+
+def _publish(root: Path, partial: Path, tag: str) -> None:
+    """Put a complete folder in place; may be repeated after a failure anywhere in it."""
+    final, replaced = root / tag, root / f".{tag}.replaced"
+    if partial.exists():
         if final.exists():
+            remove(replaced)
             os.rename(final, replaced)
         os.rename(partial, final)
-        fsync_directory(root)
-        atomic_write_text(root / LATEST, final.name)
-        remove(replaced)
-
-    return _on_rank_0(publish)
+    fsync_directory(root)
+    atomic_write_text(root / LATEST, tag)
+    remove(replaced)
 
 
-def _file_records(directory: Path) -> tuple[dict, str | None]:
-    """Sizes and checksums of all files, the work shared out over the ranks; every file is made durable on the way."""
-    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    records, failure = {}, None
-    try:
-        for name in manifest.content_files(directory)[rank::size]:
-            fsync_file(directory / name)
-            records[name] = manifest.file_record(directory / name)
-    except OSError as problem:
-        failure = str(problem)
-    gathered = [None] * size
-    torch.distributed.all_gather_object(gathered, (records, failure))
-    failures = [problem for _, problem in gathered if problem is not None]
-    merged = {name: record for part, _ in gathered for name, record in part.items()}
-    return merged, failures[0] if failures else None
-
-
-def _on_rank_0(action) -> str | None:
-    """Run `action` on rank 0 while the others wait; all learn of its failure."""
+def _on_rank_0(action: Callable[[], None], group=None) -> str | None:
+    """Run `action` on rank 0, again if it fails, while the others wait; all learn of its failure."""
     failure = None
     if torch.distributed.get_rank() == 0:
         try:
-            action()
+            retried(action)
         except OSError as problem:
             failure = str(problem)
-    return _first_failure(failure)
+    return _first_failure(failure, group)
 
 
-def _first_failure(own: str | None) -> str | None:
-    gathered = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, own)
+def _first_failure(own: str | None, group=None) -> str | None:
+    gathered: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own, group=group)
     return next((failure for failure in gathered if failure is not None), None)

@@ -39,8 +39,12 @@ class Checkpoints(NeoXArgsTemplate):
     extra_save_iters: list[int] | None = None
     """Further iterations at which to save; 0 saves before the first step."""
 
-    no_save_optim: bool = later(False)
-    """Leave the optimizer's state out of checkpoints."""
+    async_save: bool = False
+    """Copy the state to host memory and write the checkpoint beside the training, which waits for the copy only. Needs
+    host memory for one copy of what a process saves."""
+
+    no_save_optim: bool = False
+    """Leave the optimizer's state out of checkpoints; training can go on from such a one with no_load_optim only."""
 
     no_save_rng: bool = False
     """Leave the random generators' states out of checkpoints."""

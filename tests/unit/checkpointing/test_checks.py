@@ -20,7 +20,13 @@ def settings(**changes) -> SimpleNamespace:
         8,
     )
     layout = {"model_parallel_size": 1, "pipe_parallel_size": 0, "zero_stage": 0, "precision": "fp32"}
-    others = {"make_vocab_size_divisible_by": 1, "tokenizer_type": "x", "load": "there", "git_hash": None}
+    others = {
+        "make_vocab_size_divisible_by": 1,
+        "tokenizer_type": "x",
+        "load": "there",
+        "git_hash": None,
+        "no_save_optim": False,
+    }
     return SimpleNamespace(**{**model, **layout, **others, **changes})
 
 
