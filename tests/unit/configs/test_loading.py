@@ -6,7 +6,16 @@ from megatron.common.errors import MissingPackageError
 from megatron.learning_rates import learning_rate
 from megatron.neox_arguments.schedule_options import schedule_iterations, warmup_iterations
 from megatron.planning.report import describe_plan
-from tests.common.shipped import LOCAL, TRAINING, files, load, models, values_of, with_companions
+from tests.common.shipped import (
+    LOCAL,
+    TRAINING,
+    files,
+    load,
+    models,
+    values_of,
+    with_companions,
+    with_training,
+)
 
 # Files without a model -> what they are meant to be combined with.
 HELPERS = {
@@ -57,6 +66,17 @@ def test_a_model_can_be_planned(name):
     plan = describe_plan(args)
     assert "  parameters    " in plan
     assert "launch:" in plan
+
+
+def test_deepspeed_accepts_every_model():
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    for name in models():
+        args = load(with_training(name))
+        # Its check of the batch counts the processes that are there, which is one.
+        micro_batch = args.train_micro_batch_size_per_gpu * args.gradient_accumulation_steps
+        config = {**args.deepspeed_config, "train_batch_size": micro_batch}
+        assert DeepSpeedConfig(config).gradient_clipping == config["gradient_clipping"]
 
 
 @pytest.mark.parametrize("name", NEEDS_A_PACKAGE)
