@@ -12,13 +12,11 @@ from tests.common.models import inputs_and_targets, logical_gradients, model_arg
 
 
 def pipeline_model(stages, **keys):
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+    from megatron.initialize import initialize_distributed
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    topology = PipeModelDataParallelTopology(num_pp=stages, num_mp=1, num_dp=1)
-    mpu.initialize_model_parallel(1, topology=topology)
-    return GPT2ModelPipe(model_args(pipe_parallel_size=stages, **keys), topology=topology)
+    neox_args = model_args(pipe_parallel_size=stages, **keys)
+    initialize_distributed(neox_args)
+    return GPT2ModelPipe(neox_args, topology=mpu.get_topology())
 
 
 def stage_contents(stages, keys):
