@@ -3,6 +3,7 @@
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -70,21 +71,32 @@ def completed_at(directory: Path) -> float:
 def problem(directory: Path) -> str | None:
     """Why a checkpoint cannot be believed, in words; None if it is complete and undamaged or has no manifest
     (as checkpoints written by other programs, which cannot be verified)."""
+    return next(problems(directory), None)
+
+
+def problems(directory: Path) -> Iterator[str]:
+    """Everything that is wrong with a checkpoint; sizes are compared before anything is read."""
     manifest = read_manifest(directory)
     if manifest is None:
-        return None
-    if not isinstance(manifest.get("files"), dict):
-        return f"{MANIFEST} is damaged"
-    for name, record in manifest["files"].items():
+        return
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(record, dict) for record in files.values()):
+        yield f"{MANIFEST} is damaged"
+        return
+    believable = []
+    for name, record in files.items():
         path = directory / name
         if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != record["size"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {record['size']}"
-    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
-        records = readers.map(lambda name: file_record(directory / name), manifest["files"])
-        for name, found in zip(manifest["files"], records, strict=True):
-            if found != manifest["files"][name]:
-                readers.shutdown(cancel_futures=True)
-                return f"{name} is damaged (its checksum differs)"
-    return None
+            yield f"{name} is missing"
+        elif path.stat().st_size != record.get("size"):
+            yield f"{name} has {path.stat().st_size} bytes instead of {record.get('size')}"
+        else:
+            believable.append(name)
+    readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
+    try:
+        found = readers.map(lambda name: file_record(directory / name), believable)
+        for name, record in zip(believable, found, strict=True):
+            if record != files[name]:
+                yield f"{name} is damaged (its checksum differs)"
+    finally:
+        readers.shutdown(cancel_futures=True)

@@ -151,7 +151,4 @@ def _reason(error: OSError | RuntimeError) -> str:
     """Why a file could not be written."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    # torch's zip writer knows no more than that the file is shorter than what it wrote.
-    if "unexpected pos" in str(error):
-        return "not all could be written; the disk, or the quota, is full"
     return _first_line(error)

@@ -88,20 +88,21 @@ def kill_one_worker(job, log: Path, folder: Path, choice: random.Random) -> list
 def test_ten_kills_at_random_moments_leave_no_trace_in_the_final_state(workplace):
     directory, data = workplace
     run_command([*COMMAND, config(directory, data, "straight")], directory)
-    name = config(directory, data, "killed")
-    choice = random.Random(20)
     folder = directory / "killed"
+    beside = {"save": str(folder), "load": str(folder), "async_save": True}
+    names = [config(directory, data, "killed"), config(directory, data, "killed_beside", **beside)]
+    choice = random.Random(20)
     for attempt in range(KILLS):
         log = directory / f"attempt{attempt}.log"
         with log.open("w") as output:
-            job = start_command([*COMMAND, name], directory, output)
+            job = start_command([*COMMAND, names[attempt % 2]], directory, output)
             alive = kill_one_worker(job, log, folder, choice)
             status = job.wait(60)
         assert alive, "the run ended before it was killed ten times"
         assert status != 0
         assert "was killed by SIGKILL" in log.read_text()
         assert not any(process.is_running() and process.status() != "zombie" for process in alive), "orphans"
-    run_command([*COMMAND, name], directory)
+    run_command([*COMMAND, names[1]], directory)
     straight, killed = final_state(directory / "straight"), final_state(folder)
     assert straight.keys() == killed.keys()
     differing = [key for key in straight if not torch.equal(straight[key], killed[key])]
