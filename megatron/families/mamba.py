@@ -4,7 +4,7 @@ import math
 
 from megatron.common.errors import ConfigError
 from megatron.families.base import Family
-from megatron.families.rules import SAME, Rule, linear, norm, without_counterpart
+from megatron.families.rules import SAME, Rule, linear, norm
 from megatron.neox_arguments.block_sizes import mamba_channels
 from megatron.registry import register
 
@@ -26,11 +26,16 @@ class Mamba(Family):
         "num_layers": "num_hidden_layers",
         "rms_norm_epsilon": "layer_norm_epsilon",
         "mamba_use_bias_in_conv": "use_conv_bias",
-        "mamba_use_bias_in_linears": "use_bias",
     }
-    fixed = {"norm": "rmsnorm", "pos_emb": "none"}
+    # With biases, ours have one in x_proj as well, which would be trained and could not be given back.
+    fixed = {"norm": "rmsnorm", "pos_emb": "none", "mamba_use_bias_in_linears": False}
     expressed = ("attention_config", "no_weight_tying")
-    demands = {"state_size": (16,), "conv_kernel": (4,), "hidden_act": ("silu", "swish")}
+    demands = {
+        "state_size": (16,),
+        "conv_kernel": (4,),
+        "hidden_act": ("silu", "swish"),
+        "use_bias": (False,),
+    }
 
     def read(self, config):
         rank = math.ceil(config["hidden_size"] / 16)
@@ -65,8 +70,6 @@ class Mamba(Family):
             for name in ("in_proj", "conv1d", "dt_proj", "out_proj"):
                 yield from linear(ours + name, theirs + name)
             yield Rule(f"{ours}x_proj.weight", (f"{theirs}x_proj.weight",), SAME)
-            # Theirs has none, whatever use_bias says.
-            yield without_counterpart(f"{ours}x_proj.bias", 0.0)
             for name in ("A_log", "D"):
                 yield Rule(ours + name, (theirs + name,), SAME)
             yield from norm(f"{number + 2}.norm", f"backbone.layers.{number}.norm")

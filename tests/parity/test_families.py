@@ -62,8 +62,11 @@ def one_step(case: str) -> tuple[list[float], dict[str, torch.Tensor]]:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         hugging_face_folder(case), attn_implementation="eager"
     )
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    # The decay rates of Mamba's states are not drawn to zero.
+    matrices = [
+        value for name, value in model.named_parameters() if value.dim() > 1 and not name.endswith("A_log")
+    ]
+    others = [value for name, value in model.named_parameters() if value.dim() == 1 or name.endswith("A_log")]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}],
         lr=RATE,
@@ -111,7 +114,10 @@ def test_a_training_step_equals_that_of_torch_after_import(case, layout):
             torch.testing.assert_close(
                 value, weights[name], **CLOSE, msg=lambda text, name=name: f"{name}: {text}"
             )
-            assert not torch.equal(value, before[name]), f"{name} has not moved"
+            # The same for all keys, a bias of theirs changes no softmax, and may stay where it is.
+            assert name.endswith("k_proj.bias") or not torch.equal(value, before[name]), (
+                f"{name} has not moved"
+            )
 
 
 def named_as_theirs(case: str, ours: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
