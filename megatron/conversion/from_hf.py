@@ -8,8 +8,8 @@ import torch
 
 from megatron.checkpointing.names import get_checkpoint_tag
 from megatron.checkpointing.provenance import checkpoint_args
-from megatron.common.console import Progress, info
-from megatron.common.errors import CheckpointError
+from megatron.common.console import Progress, info, warn
+from megatron.common.errors import CheckpointError, TokenizerError
 from megatron.common.files import make_folder, remove
 from megatron.conversion.hf_folder import HFFolder, read_config
 from megatron.conversion.native_tree import CONFIG_FILE, NativeTree
@@ -94,8 +94,7 @@ def import_model(
     """import_hf for tensors of any origin. config: all keys of the Hugging Face config of the model."""
     architecture = family.from_hf(config)
     target = make_folder(target, "output_dir")
-    keys = _tokenizer(tokenizer_folder, target)
-    ids = vocabulary_of(keys)
+    keys, ids = _tokenizer(tokenizer_folder, target)
     divisor = vocabulary_divisor(config["vocab_size"], ids)
     layout = {"model_parallel_size": tensor, "pipe_parallel_size": pipe}
     values = {**architecture, "make_vocab_size_divisible_by": divisor, **keys, **layout}
@@ -122,13 +121,18 @@ def import_model(
     return target / CONFIG_FILE
 
 
-def _tokenizer(source: Path, target: Path) -> dict[str, Any]:
-    """Take the tokenizer along. Returns: the config keys that name it."""
+def _tokenizer(source: Path, target: Path) -> tuple[dict[str, Any], int | None]:
+    """Take the tokenizer along. Returns: (the config keys that name it, number of its ids if that can be had)."""
     folder = target / FOLDER
     if source.resolve() != folder.resolve():
         remove(folder)
         copy_files(source, folder)
-    return tokenizer_keys(folder) if folder.is_dir() else {}
+    keys = tokenizer_keys(folder) if folder.is_dir() else {}
+    try:
+        return keys, vocabulary_of(keys)
+    except TokenizerError as error:
+        warn(f"the config names no tokenizer: {error}")
+        return {}, None
 
 
 def _run_keys(dtype: torch.dtype) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _description(args: NeoXArgs, tensor: int, pipe: int, dtype: torch.dtype, tok
         "precision": _run_keys(dtype)["precision"],
         "world_size": tensor * max(1, pipe),
     }
-    return {"layout": layout, "args": saved, "git_hash": args.git_hash, "weights_only": True}
+    return {"layout": layout, "args": saved, "git_hash": args.git_hash, "optimizer": False}
 
 
 def _used(rules: list[Rule], native: set[str], source: Source, family: Family, what: str) -> list[Rule]:

@@ -3,30 +3,28 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from megatron.checkpointing.manifest import read_manifest
-from megatron.checkpointing.weights import SavedWeights, is_summand, local_part
+from megatron.checkpointing.weights import SavedWeights
 from megatron.common.console import Progress, info
 from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
 from megatron.common.files import make_folder
 from megatron.conversion.from_hf import DTYPES
-from megatron.conversion.native_tree import VOCABULARY
-from megatron.conversion.specs import model_config, parameter_specs
+from megatron.conversion.saved_model import SavedModel
+from megatron.conversion.specs import model_config
 from megatron.conversion.tokenizers import export_tokenizer
 from megatron.families import Family, Rule, families, family_named
 from megatron.model.vocabulary import logical_vocab_size
-from megatron.mpu import ParameterSpec
 from megatron.neox_arguments import NeoXArgs
 from megatron.neox_arguments.loading import read_files
 from megatron.tokenizer.build import TokenizerSpec
 
 SHARD_SIZE = "5GB"
-EMBEDDING = "0.word_embeddings.weight"
 
 
 def export_hf(
@@ -61,14 +59,14 @@ def export_hf(
     # The rows are known, whatever a tokenizer would say.
     args.tokenizer = None
     config = _their_config(family, args, rows)
-    specs = parameter_specs(args, rows)
+    model = SavedModel(saved, args, rows)
+    specs = model.specs
     rules = [rule for rule in family.rules(args) if rule.native in specs]
     assert len(rules) == len(specs), sorted(set(specs) - {rule.native for rule in rules})
     target = make_folder(target, "output_dir")
     dtype = _dtype(args, precision)
     made = _made_config(family, config, dtype, tokenizer, pad_token_id)
-    with _single_values(saved, args, specs, rows) as whole:
-        _write_weights(target, rules, specs, whole, dtype, shard_size)
+    _write_weights(target, rules, model, dtype, shard_size)
     _write_config(target, made)
     if save_tokenizer and export_tokenizer(args, target, pad_token_id, vocab_is_hf_tokenizer):
         info(f"wrote the tokenizer into {target}")
@@ -129,41 +127,8 @@ def _dtype(args: NeoXArgs, precision: str) -> torch.dtype:
     return DTYPES[precision]
 
 
-@contextlib.contextmanager
-def _single_values(
-    saved: SavedWeights, args: NeoXArgs, specs: dict[str, ParameterSpec], rows: int
-) -> Iterator[Any]:
-    """A function that gives a whole parameter by its name."""
-
-    def whole(name: str) -> torch.Tensor:
-        index, path = name.split(".", 1)
-
-        def read(rank: int) -> torch.Tensor:
-            part = saved.layer(int(index), rank)
-            if path not in part:
-                raise CheckpointError(f"{saved.directory} has no {name}: the config describes another model")
-            return part[path]
-
-        value = local_part(read, specs[name], saved, rows, summands=is_summand(path, args.gpt_j_residual))
-        if name.endswith(VOCABULARY):
-            value = value[:rows]
-        if tuple(value.shape) != tuple(specs[name].logical_shape):
-            raise CheckpointError(
-                f"{name} in {saved.directory} is {tuple(value.shape)}, but the config describes "
-                f"{tuple(specs[name].logical_shape)}"
-            )
-        return value
-
-    yield whole
-
-
 def _write_weights(
-    target: Path,
-    rules: list[Rule],
-    specs: dict[str, ParameterSpec],
-    whole: Any,
-    dtype: torch.dtype,
-    shard_size: str,
+    target: Path, rules: list[Rule], model: SavedModel, dtype: torch.dtype, shard_size: str
 ) -> None:
     """safetensors files of at most shard_size, one in memory at a time, and their index if there are several."""
     from huggingface_hub import split_torch_state_dict_into_shards
@@ -172,12 +137,14 @@ def _write_weights(
     blank = {}
     makers: dict[str, tuple[Rule, int]] = {}
     for rule in rules:
-        shape = torch.empty(specs[rule.native].logical_shape, dtype=dtype, device="meta")
+        shape = torch.empty(model.specs[rule.native].logical_shape, dtype=dtype, device="meta")
         for number, (name, part) in enumerate(zip(rule.theirs, rule.form.split(shape), strict=True)):
             # A tensor of its own: parts of one storage would be taken for shared weights.
             blank[name] = torch.empty(part.shape, dtype=dtype, device="meta")
             makers[name] = (rule, number)
-    _check_dropped(rules, whole)
+    _check_dropped(rules, model)
+    for stale in target.glob("model*.safetensors*"):
+        stale.unlink()
     plan = split_torch_state_dict_into_shards(blank, max_shard_size=shard_size)
     with Progress(len(makers), "tensors", "exporting") as progress:
         for file, names in plan.filename_to_tensors.items():
@@ -185,7 +152,7 @@ def _write_weights(
             for name in names:
                 rule, number = makers[name]
                 if known[0] is not rule:
-                    known = (rule, rule.form.split(whole(rule.native)))
+                    known = (rule, rule.form.split(model.whole(rule.native)))
                 shard[name] = known[1][number].to(dtype, copy=True).contiguous()
                 progress.update(1, name)
             save_file(shard, str(target / file), metadata={"format": "pt"})
@@ -194,10 +161,10 @@ def _write_weights(
         (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _check_dropped(rules: list[Rule], whole: Any) -> None:
+def _check_dropped(rules: list[Rule], model: SavedModel) -> None:
     """Raises: CheckpointError if a parameter that they do not have makes a difference."""
     for rule in rules:
-        if not rule.theirs and not rule.unused and not bool((whole(rule.native) == rule.fill).all()):
+        if not rule.theirs and not rule.unused and not bool((model.whole(rule.native) == rule.fill).all()):
             raise CheckpointError(
                 f"{rule.native} has no place in the other model and is not {rule.fill:g} throughout"
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.common.console import warn
-from megatron.common.errors import TokenizerError
+from megatron.common.errors import MissingPackageError, TokenizerError
 from megatron.common.files import make_folder
 from megatron.neox_arguments import NeoXArgs
 from megatron.tokenizer.build import TokenizerSpec
@@ -52,14 +52,17 @@ def tokenizer_keys(folder: Path) -> dict[str, Any]:
 
 
 def vocabulary_of(keys: dict[str, Any]) -> int | None:
-    """Number of ids of a tokenizer; None, with a warning, if it cannot be had."""
+    """Number of ids of a tokenizer; None if there is none, or, with a warning, if a package for it is missing.
+
+    Raises: TokenizerError for a broken file.
+    """
     if not keys:
         return None
+    spec = TokenizerSpec(keys["tokenizer_type"], keys.get("vocab_file"), keys.get("merge_file"))
     try:
-        spec = TokenizerSpec(keys["tokenizer_type"], keys.get("vocab_file"), keys.get("merge_file"))
         return spec.build().vocab_size
-    except (TokenizerError, ImportError) as error:
-        warn(f"the tokenizer's number of ids is not known: {error}")
+    except MissingPackageError as error:
+        warn(f"the number of the tokenizer's ids is not known: {error}")
         return None
 
 

@@ -1,0 +1,44 @@
+"""The whole parameters of a checkpoint in any layout."""
+
+import torch
+
+from megatron import mpu
+from megatron.checkpointing.weights import SavedWeights, is_summand, local_part
+from megatron.common.errors import CheckpointError
+from megatron.conversion.native_tree import VOCABULARY
+from megatron.conversion.specs import parameter_specs
+from megatron.neox_arguments import NeoXArgs
+
+
+class SavedModel:
+    """Parameters by logical name, each put together when it is asked for.
+
+    Args: args: config of the model; rows: of its vocabulary, beyond which there is padding only.
+    Attributes: specs: {logical name: spec} of the model in one process.
+    """
+
+    def __init__(self, saved: SavedWeights, args: NeoXArgs, rows: int):
+        self.specs = parameter_specs(args, rows)
+        self._saved, self._rows, self._parallel = saved, rows, args.gpt_j_residual
+
+    def whole(self, name: str) -> torch.Tensor:
+        """Raises: CheckpointError if there is none, or one of another shape."""
+        index, path = name.split(".", 1)
+        where = self._saved.directory
+
+        def read(rank: int) -> torch.Tensor:
+            part = self._saved.layer(int(index), rank)
+            if path not in part:
+                raise CheckpointError(f"{where} has no {name}: the config describes another model")
+            return part[path]
+
+        spec = self.specs[name]
+        with mpu.use(mpu.ParallelState()):
+            value = local_part(read, spec, self._saved, self._rows, is_summand(path, self._parallel))
+        if name.endswith(VOCABULARY):
+            value = value[: self._rows]
+        if tuple(value.shape) != tuple(spec.logical_shape):
+            raise CheckpointError(
+                f"{name} in {where} is {tuple(value.shape)}, but the config describes {tuple(spec.logical_shape)}"
+            )
+        return value
