@@ -101,8 +101,9 @@ class Timers:
                 wandb.log({f"timers/{name}": value}, step=iteration)
 
     def log(self, names: list[str], normalizer: float = 1.0, reset: bool = True) -> None:
-        """Print the times in milliseconds on rank 0."""
+        """Print the times in milliseconds on rank 0, if there are any."""
         times = self.seconds(names, normalizer, reset)
-        print_rank_0(
-            "time (ms)" + "".join(f" | {name}: {value * 1000.0:.2f}" for name, value in times.items())
-        )
+        if times:
+            print_rank_0(
+                "time (ms)" + "".join(f" | {name}: {1000 * value:.2f}" for name, value in times.items())
+            )

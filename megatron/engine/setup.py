@@ -87,7 +87,12 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
     if neox_args.is_pipe_parallel:
         # DeepSpeed takes a class of this name to send an attention mask along; ours sends hidden states only.
         engine.set_has_attention_mask(False)
+<<<<<<< Updated upstream
     engine.checkpoint_engine = SafeCheckpointEngine(not neox_args.no_save_optim, host_group())
+=======
+        _time_backward_once(engine)
+    engine.checkpoint_engine = SafeCheckpointEngine()
+>>>>>>> Stashed changes
     # What else of a run goes into its checkpoints: name -> object with state_dict() and load_state_dict().
     engine.stateful = {}
     # The folder of the checkpoint that it goes on from.
@@ -104,6 +109,14 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
     count = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
     print_rank_0(f"parameters of this rank: {count:,}")
     return engine, optimizer, scheduler
+
+
+def _time_backward_once(engine) -> None:
+    """Around the backward pass of all stages but the last, DeepSpeed's pipeline runs the timers of wall_clock_breakdown
+    itself, and a hook inside that pass would start them a second time, which ends the run."""
+    if not engine.is_last_stage():
+        engine.engine_timers.backward_timers = []
+        engine.engine_timers.backward_inner_timers = []
 
 
 def attach_objective(model: torch.nn.Module, objective: Objective) -> None:

@@ -34,7 +34,8 @@ def check_divisible(
 
     Raises: ConfigError if the train batch cannot be divided by what it consists of.
     """
-    if train_batch is None or None not in (micro_batch, grad_acc) or min(micro_batch or 1, grad_acc or 1) < 1:
+    given = [part for part in (micro_batch, grad_acc) if part is not None]
+    if train_batch is None or len(given) == 2 or min(given, default=1) < 1:
         return
     parts = {
         "the data-parallel size": dp_world_size,

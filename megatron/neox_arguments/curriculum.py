@@ -78,7 +78,7 @@ def length_at(args: Any, iteration: int) -> int:
 def problems(args: Any) -> Iterator[str]:
     """What is wrong with `curriculum_learning`, and with the lengths that it leads to."""
     options = args.curriculum_learning
-    if not options or not options.get("enabled", True):
+    if not options or options.get("enabled", True) is False:
         return
     found = list(_shape_problems(options))
     yield from found
@@ -86,11 +86,11 @@ def problems(args: Any) -> Iterator[str]:
         return
     curriculum = Curriculum.from_config(options)
     assert curriculum is not None
-    lengths = curriculum.all_lengths()
-    if max(lengths) > args.seq_length:
-        yield f"curriculum_learning reaches {max(lengths)} tokens, more than seq_length={args.seq_length}"
+    if (longest := max(curriculum.lengths)) > args.seq_length:
+        yield f"curriculum_learning reaches {longest} tokens, more than seq_length={args.seq_length}"
+        return
     ranks = args.model_parallel_size
-    uneven = [length for length in sorted(lengths) if length % ranks]
+    uneven = [length for length in sorted(curriculum.all_lengths()) if length % ranks]
     if args.sequence_parallel and uneven:
         yield (
             f"curriculum_learning reaches {uneven[0]} tokens, which sequence_parallel cannot divide among "
@@ -102,10 +102,12 @@ def _shape_problems(options: dict[str, Any]) -> Iterator[str]:
     for key in options:
         if key not in _KEYS:
             yield f"curriculum_learning: {unknown_key(key, _KEYS)}"
+    if not isinstance(options.get("enabled", True), bool):
+        yield f"curriculum_learning.enabled={options['enabled']!r} must be true or false"
     if options.get("curriculum_type", "seqlen") != "seqlen":
         yield f"curriculum_learning.curriculum_type={options['curriculum_type']!r} must be 'seqlen'"
     kind, schedule = options.get("schedule_type"), options.get("schedule_config")
-    if kind not in _SCHEDULES:
+    if not isinstance(kind, str) or kind not in _SCHEDULES:
         close = nearest(str(kind), _SCHEDULES)
         hint = f"; did you mean {close!r}?" if close else ""
         yield f"curriculum_learning.schedule_type={kind!r} must be one of {', '.join(_SCHEDULES)}{hint}"

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig
+from megatron.neox_arguments.deepspeed_values import BF16, FP16, ZERO, value_problems
 from megatron.neox_arguments.suggestions import unknown_key
 
 # Sent whatever their value: DeepSpeed's own defaults differ or have differed between versions.
@@ -61,67 +62,9 @@ EXTRA = (
     "zero_allow_untested_optimizer",
     "zero_force_ds_cpu_optimizer",
 )
-FP16_KEYS = (
-    "enabled",
-    "auto_cast",
-    "loss_scale",
-    "initial_scale_power",
-    "loss_scale_window",
-    "hysteresis",
-    "consecutive_hysteresis",
-    "min_loss_scale",
-    "fp16_master_weights_and_grads",
-)
-BF16_KEYS = (
-    "enabled",
-    "immediate_grad_update",
-    "check_grad_overflow",
-    "bf16_master_weights_and_grads",
-    "bf16_optimizer_states",
-)
+FP16_KEYS, BF16_KEYS, ZERO_KEYS = tuple(FP16), tuple(BF16), tuple(ZERO)
 # Of the fp16 dictionary, in DeepSpeed's eyes; bfloat16 has fp32's range and needs no loss scale.
 _LOSS_SCALING = ("loss_scale", "loss_scale_window", "initial_scale_power", "hysteresis", "min_loss_scale")
-ZERO_KEYS = (
-    "stage",
-    "allgather_bucket_size",
-    "allgather_partitions",
-    "compute_grad_norm",
-    "contiguous_gradients",
-    "cpu_offload",
-    "elastic_checkpoint",
-    "enable_sanity_checks",
-    "ignore_unused_parameters",
-    "leaf_module",
-    "legacy_stage1",
-    "load_from_fp32_weights",
-    "log_trace_cache_warnings",
-    "memory_efficient_linear",
-    "offload_optimizer",
-    "offload_param",
-    "overlap_comm",
-    "override_module_apply",
-    "parameter_alignment",
-    "pipeline_loading_checkpoint",
-    "reduce_bucket_size",
-    "reduce_scatter",
-    "round_robin_gradients",
-    "stage3_allgather_sequential",
-    "stage3_gather_16bit_weights_on_model_save",
-    "stage3_gather_fp16_weights_on_model_save",
-    "stage3_max_live_parameters",
-    "stage3_max_reuse_distance",
-    "stage3_model_persistence_threshold",
-    "stage3_module_granularity_threshold",
-    "stage3_param_persistence_threshold",
-    "stage3_prefetch_bucket_size",
-    "stage3_use_all_reduce_for_fetch_params",
-    "sub_group_size",
-    "use_multi_rank_bucket_allreduce",
-    "zero_hpz_partition_size",
-    "zero_quantized_gradients",
-    "zero_quantized_nontrainable_weights",
-    "zero_quantized_weights",
-)
 # Keys of DeepSpeed's early days -> what they became.
 _OLD_OFFLOAD = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param"}
 _OLD_PINNING = "cpu_offload_use_pin_memory"
@@ -183,6 +126,7 @@ def notes(args: Any) -> Iterator[str]:
 
 def problems(args: Any) -> Iterator[str]:
     """What DeepSpeed would refuse, or take silently in another sense than meant."""
+    yield from value_problems(args)
     yield from _precision_problems(args)
     yield from _zero_problems(args.zero_optimization)
     yield from _offload_problems(args)
@@ -211,16 +155,14 @@ def _precision_problems(args: Any) -> Iterator[str]:
     if half.get("enabled") and not half.get("loss_scale"):
         for key in ("loss_scale_window", "min_loss_scale"):
             value = half.get(key, 1)
-            if not isinstance(value, (int, float)) or value <= 0:
+            if isinstance(value, (int, float)) and value <= 0:
                 yield f"fp16.{key}={value!r} must be above 0 when the loss scale adapts itself (fp16.loss_scale: 0)"
 
 
 def _zero_problems(zero: dict[str, Any]) -> Iterator[str]:
-    for key, value in zero.items():
+    for key in zero:
         if key not in ZERO_KEYS and key not in (*_OLD_OFFLOAD, _OLD_PINNING):
             yield f"zero_optimization: {unknown_key(key, ZERO_KEYS)}"
-        elif key.endswith("bucket_size") and (not isinstance(value, (int, float)) or value <= 0):
-            yield f"zero_optimization.{key}={value!r} must be a number above 0"
 
 
 def _offload_problems(args: Any) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Values that follow from other values. Runs before the rules, in the order of the functions."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,6 +138,9 @@ def _zero(args: Any) -> None:
     if type(stage) is not int or not 0 <= stage <= 3:
         given = f"not {stage!r}" if "stage" in args.zero_optimization else "and is missing"
         raise ConfigError(f"zero_optimization.stage must be 0, 1, 2 or 3, {given}")
+    for key, value in args.zero_optimization.items():
+        if key.endswith("bucket_size") and not (type(value) in (int, float) and 1 <= value < math.inf):
+            raise ConfigError(f"zero_optimization.{key}={value!r} must be a number of at least 1")
     for mirror, key in ZERO_MIRRORS.items():
         value = args.zero_optimization.get(key, ZERO_DEFAULTS[key])
         setattr(args, mirror, int(value) if key.endswith("bucket_size") else value)

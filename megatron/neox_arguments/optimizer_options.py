@@ -1,5 +1,6 @@
 """What may stand in the optimizer dictionary."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
@@ -52,6 +53,12 @@ def _check_params(kind: str, params: dict[str, Any]) -> Iterator[str]:
             yield f"optimizer.params: {unknown_key(key, PARAMS[kind])}"
         elif (wanted := _wanted(kind, key, value)) is not None:
             yield f"optimizer.params.{key}={value!r} must {wanted}"
+    if (
+        kind == "sgd"
+        and params.get("nesterov") is True
+        and (not params.get("momentum") or params.get("dampening"))
+    ):
+        yield "optimizer.params.nesterov: true needs momentum above 0 and no dampening"
 
 
 def _wanted(kind: str, key: str, value: Any) -> str | None:
@@ -75,4 +82,4 @@ def _wanted(kind: str, key: str, value: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (int, float) and math.isfinite(value)

@@ -1,5 +1,6 @@
 """The config key soft_prompt_tuning: a learned prompt in front of every text, and nothing else that is trained."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ def _bad_values(args: Any, settings: dict) -> Iterator[str]:
         yield f"soft_prompt_tuning.n_tokens={count!r} must be a whole number of at least 1"
     elif args.seq_length and count >= args.seq_length:
         yield f"soft_prompt_tuning.n_tokens={count} leaves no room for text in seq_length={args.seq_length}"
-    if not isinstance(spread, (int, float)) or isinstance(spread, bool) or spread <= 0:
+    if not isinstance(spread, (int, float)) or isinstance(spread, bool) or not 0 < spread < math.inf:
         yield f"soft_prompt_tuning.init_range={spread!r} must be above 0"
     if not isinstance(settings["init_string"], str):
         yield f"soft_prompt_tuning.init_string={settings['init_string']!r} must be a text"

@@ -57,7 +57,8 @@ def sparsity_problems(config: dict | None, kinds: list[str]) -> Iterator[str]:
         elif option not in read:
             problem = f"is read by none of the layers ({', '.join(sparse)})"
         else:
-            problem = _value_problem(option, value)
+            defaults = [SPARSITY_OPTIONS[kind].get(option) for kind in sparse]
+            problem = _value_problem(option, value, may_be_unset=not any(defaults))
         if problem:
             sound = False
             yield f"sparsity_config: {option} {problem}"
@@ -66,10 +67,10 @@ def sparsity_problems(config: dict | None, kinds: list[str]) -> Iterator[str]:
             yield from _combinations(kind, sparsity_options(kind, config), config, sparse)
 
 
-def _value_problem(option: str, value: Any) -> str | None:
+def _value_problem(option: str, value: Any, may_be_unset: bool) -> str | None:
     if option == "different_layout_per_head":
         return None if isinstance(value, bool) else f"must be true or false, not {value!r}"
-    if value is None and None in (options.get(option, 0) for options in SPARSITY_OPTIONS.values()):
+    if value is None and may_be_unset:
         return None
     least = 0 if option in _MAY_BE_ZERO else 1
     if option not in _LISTS:

@@ -1,5 +1,6 @@
 """Structural type check of configuration values."""
 
+import math
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -30,12 +31,14 @@ def conform(value: Any, expected: Any) -> Any:
     """The value in the shape its field's type asks for.
 
     A whole number fits a float, a float without fraction an int (5e8), text a Literal in any case; lists are checked
-    element by element.
+    element by element. Infinity and what is not a number fit nothing.
 
     Raises: Mismatch.
     """
     if expected is Any:
         return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Mismatch
     origin = get_origin(expected)
     if origin in (Union, types.UnionType):
         return _first_fit(value, get_args(expected))

@@ -22,7 +22,9 @@ LAYOUTS = {
     "pp2+zero1+dp2": {"processes": 4, "pipe_parallel_size": 2, "zero_optimization": {"stage": 1}},
     "2x2": {"train_micro_batch_size_per_gpu": 2},
     "1x4": {"train_micro_batch_size_per_gpu": 1},
-    "pp2 1x4": {"processes": 2, "pipe_parallel_size": 2, "train_micro_batch_size_per_gpu": 1},
+    "pp2 1x4, timed": {
+        "processes": 2, "pipe_parallel_size": 2, "train_micro_batch_size_per_gpu": 1, "wall_clock_breakdown": True,
+    },
     "checkpointed": {"checkpoint_activations": True},
     "tp2+partitioned checkpoints": {
         "processes": 2, "model_parallel_size": 2, "checkpoint_activations": True, "partition_activations": True,
@@ -72,7 +74,7 @@ def test_tied_sequential_residual_trains_the_same_in_every_layout(layout):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "fp16"])
 @pytest.mark.parametrize(
-    ("layout", "stage"), [("dp2", 1), ("pp2", 1), ("1x4", 0), ("pp2 1x4", 1), ("tp2+sp", 1), ("dp2+zero3", 3)]
+    ("layout", "stage"), [("dp2", 1), ("pp2", 1), ("1x4", 0), ("pp2 1x4, timed", 1), ("tp2+sp", 1), ("dp2+zero3", 3)]
 )
 def test_half_precision_follows_the_fp32_loss(precision, layout, stage):
     settings = {**LAYOUTS[layout], "precision": precision, "zero_optimization": {"stage": stage}}

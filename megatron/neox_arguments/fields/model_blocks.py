@@ -125,15 +125,15 @@ class ModelVariants(NeoXArgsTemplate):
     """Mamba, RWKV, TransformerEngine, and the servers of online training."""
 
     mamba_selective_scan_fusion: bool = False
-    """Use the CUDA scan of the mamba_ssm package. On a CPU this and the next two keys leave the work to plain torch, with
-    the same results; on a GPU the packages must be installed."""
+    """Use the CUDA scan of the mamba_ssm package. On a CPU this and the next two keys leave the work to plain torch,
+    with the same results; on a GPU the packages must be installed."""
 
     mamba_causal_conv_fusion: bool = False
     """Use the CUDA kernel of the causal_conv1d package."""
 
     mamba_inner_func_fusion: bool = False
-    """Use mamba_ssm's single fused inner operation; excludes biases in the linears. With tensor parallelism, which has a
-    sum in the middle of it, the two kernels above are used instead."""
+    """Use mamba_ssm's single fused inner operation; excludes biases in the linears. With tensor parallelism, which has
+    a sum in the middle of it, the two kernels above are used instead."""
 
     mamba_selective_fp32_params: bool = True
     """Compute with A_log and D in fp32; otherwise in the precision of the run. A 16-bit run stores them in 16 bit like

@@ -96,8 +96,8 @@ class NeoXArgsMoE(NeoXArgsTemplate):
     """Mixture of experts."""
 
     moe_num_experts: int = 1
-    """Experts per mixture layer, divided over the tensor-parallel processes; 1 means dense MLPs. Experts have no biases;
-    they are as wide as a dense MLP without a gate (docs/experts.md)."""
+    """Experts per mixture layer, divided over the tensor-parallel processes; 1 means dense MLPs. Experts have no
+    biases; they are as wide as a dense MLP without a gate (docs/experts.md)."""
 
     moe_expert_interval: int = 1
     """Every layer whose index is a multiple of this has experts."""

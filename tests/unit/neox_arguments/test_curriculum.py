@@ -68,6 +68,9 @@ def test_deepspeed_is_not_given_the_curriculum():
 
 BAD = [
     ({"schedule_type": "custom"}, "schedule_type='custom' must be one of fixed_linear"),
+    ({"schedule_type": ["fixed_linear"]}, "schedule_type=['fixed_linear'] must be one of"),
+    ({"enabled": "yes"}, "enabled='yes' must be true or false"),
+    ({"max_difficulty": 10**15}, "more than seq_length=32"),
     ({"schedule_type": "fixed_liner"}, "did you mean 'fixed_linear'?"),
     ({"min_difficulty": 0}, "min_difficulty=0 must be a whole number above 0"),
     ({"min_difficulty": 33}, "min_difficulty=33 exceeds max_difficulty=32"),

@@ -103,6 +103,17 @@ BAD = [
     ({"optimizer": {"type": "Adam", "params": {"beta": 0.9}}}, "unknown key 'beta'; did you mean 'betas'?"),
     ({"optimizer": {"type": "Adam", "params": {"betas": [0.9]}}}, "must be a list of two numbers"),
     ({"optimizer": {"type": "Adam", "params": {}, "lr": 1}}, "optimizer: unknown key 'lr'"),
+    (
+        {"optimizer": {"type": "sgd", "params": {"lr": 0.1, "nesterov": True}}},
+        "optimizer.params.nesterov: true needs momentum above 0",
+    ),
+    (
+        {"optimizer": {"type": "Adam", "params": {"lr": 0.1, "eps": float("inf")}}},
+        "optimizer.params.eps=inf must be a number",
+    ),
+    ({"train_batch_size": 8, "train_micro_batch_size_per_gpu": 0}, "batch sizes must be positive"),
+    ({"train_batch_size": 8, "gradient_accumulation_steps": 0}, "batch sizes must be positive"),
+    ({"rotary_pct": float("nan"), "pos_emb": "rotary"}, "rotary_pct=nan must be a number"),
     ({"min_lr": 0.01}, "min_lr=0.01 exceeds the learning rate"),
     ({"override_lr_scheduler": True, "use_checkpoint_lr_scheduler": True}, "contradict each other"),
     ({"lr_decay_iters": 5, "lr_decay_fraction": 0.5}, "both set the length of the schedule"),

@@ -40,6 +40,8 @@ def test_values_that_fit_take_the_shape_of_their_type(value, expected, result):
         ("group", Literal["layernorm"]),
         ({}, list),
         ([1.5], int | list[int]),
+        (float("nan"), float),
+        (float("inf"), int | float),
     ],
 )
 def test_values_of_another_type_are_refused(value, expected):
