@@ -28,8 +28,8 @@ def upload_to_hub(folder: str | Path, repository: str, branch: str, private: boo
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise CheckpointError(
-            f"the Hugging Face hub refuses {folder} as {repository} ({_first_line(error)}); check the name, the branch, "
-            "and what the token allows"
+            f"the Hugging Face hub refuses {folder} as {repository} ({_first_line(error)}); check the name, the "
+            "branch, and what the token allows"
         ) from error
     # Of the package behind, whichever that is in this version, and of the system.
     except (errors.HTTPError, OSError) as error:

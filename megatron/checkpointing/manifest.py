@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
+from megatron.checkpointing.names import iteration_of_tag
 from megatron.common.files import atomic_write_text
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2  # 1 had no sum of its own
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 _BLOCK = 1 << 22
 _READERS = 8
@@ -38,20 +39,33 @@ def content_files(directory: Path) -> list[str]:
 
 def write_manifest(directory: Path, files: dict[str, dict], description: dict) -> None:
     """Write the manifest; it must be the last file of the checkpoint."""
-    content = {"version": VERSION, **description, "files": files}
+    content = {**description, "version": VERSION, "files": files}
+    content["crc32"] = _sum(content)
     atomic_write_text(directory / MANIFEST, json.dumps(content, indent=1, sort_keys=True))
 
 
+def _sum(content: dict) -> int:
+    """CRC-32 of a manifest but for the sum in it."""
+    rest = {key: value for key, value in content.items() if key != "crc32"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
 def read_manifest(directory: Path) -> dict | None:
-    """The manifest, None if there is none. A damaged one is reported by `problems`."""
+    """The manifest, None if there is none; of a damaged one nothing is believed, which `problems` reports."""
     path = directory / MANIFEST
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        return {"files": None}
-    return content if isinstance(content, dict) else {"files": None}
+        return {}
+    return content if isinstance(content, dict) and _is_whole(content) else {}
+
+
+def _is_whole(content: dict) -> bool:
+    if content.get("version") == 1 and "crc32" not in content:
+        return True
+    return content.get("crc32") == _sum(content)
 
 
 def is_foreign(directory: str | Path) -> bool:
@@ -82,6 +96,10 @@ def problems(directory: Path) -> Iterator[str]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(record, dict) for record in files.values()):
         yield f"{MANIFEST} is damaged"
+        return
+    iteration = iteration_of_tag(directory.name)
+    if iteration is not None and manifest.get("iteration", iteration) != iteration:
+        yield f"{MANIFEST} is of iteration {manifest['iteration']}"
         return
     believable = []
     for name, record in files.items():

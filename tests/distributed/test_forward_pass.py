@@ -1,12 +1,10 @@
 """Logits saved with a checkpoint prove on loading that the model is the same."""
 
-import json
-
 import pytest
 import torch
 
 from megatron.checkpointing.forward_pass import LOGITS_FILE
-from megatron.checkpointing.manifest import file_record
+from megatron.checkpointing.manifest import file_record, read_manifest, write_manifest
 from tests.common.distributed import DistributedTestError, run_distributed
 from tests.distributed.layouts import BASE, SEQUENCE, VOCABULARY, batches
 
@@ -70,10 +68,9 @@ def test_the_same_model_is_accepted_and_another_is_not(layout, tmp_path):
     assert logits.shape == (SEQUENCE, VOCABULARY) and logits.dtype == torch.float32
     torch.save({"logits": logits + 0.1 * torch.eye(SEQUENCE, VOCABULARY)}, path)
     # A file with another sum than the manifest says would not be read at all.
-    manifest = tmp_path / "global_step3" / "manifest.json"
-    description = json.loads(manifest.read_text())
-    description["files"][LOGITS_FILE] = file_record(path)
-    manifest.write_text(json.dumps(description))
+    description = read_manifest(path.parent)
+    files = {**description["files"], LOGITS_FILE: file_record(path)}
+    write_manifest(path.parent, files, description)
     with pytest.raises(DistributedTestError) as caught:
         run_distributed(load, world_size, settings, world_size)
     assert "the loaded model's logits differ from the saved ones by 0." in next(
