@@ -34,7 +34,9 @@ class _LinearIntoRegion(torch.autograd.Function):
         ctx.save_for_backward(input_, weight)
         ctx.seq_dim = seq_dim
         whole = input_ if seq_dim is None else collectives.all_gather(input_, seq_dim)
-        return F.linear(whole, weight, bias)
+        output = F.linear(whole, weight, bias)
+        # With a bias it is a view, of what nobody else holds, and autograd would let nobody write into it.
+        return torch.ops.aten._unsafe_view(output, output.shape)
 
     @staticmethod
     def backward(ctx, gradient):
