@@ -28,6 +28,8 @@ def idle_keys(args: Any) -> Iterator[str]:
     for key, needed in NEEDED.items():
         if getattr(args, key) != defaults[key] and not getattr(args, needed):
             yield f"{key}={getattr(args, key)!r} does nothing without {needed}"
+    if args.fused_kernels_build_path is not None and "rwkv" not in args.attention_config:
+        yield "fused_kernels_build_path does nothing without rwkv layers in attention_config"
     if args.sequence_parallel and args.model_parallel_size == 1:
         yield "sequence_parallel does nothing with model_parallel_size: 1"
     if args.optimizer_type == "sm3" and args.weight_decay != defaults["weight_decay"]:

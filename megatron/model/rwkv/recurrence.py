@@ -1,4 +1,5 @@
-"""The recurrence of RWKV v6 (arXiv 2404.05892), chunked: parallel inside a chunk, one state from chunk to chunk.
+"""The recurrence of RWKV v6 (arXiv 2404.05892): by a kernel where there is one, else chunked, parallel inside a chunk
+with one state from chunk to chunk.
 
 Legend: b batch, s sequence, n heads, d head size, c chunk length. Per head, with a state S [d, d]:
 
@@ -7,6 +8,8 @@ Legend: b batch, s sequence, n heads, d head size, c chunk length. Per head, wit
 
 import torch
 import torch.nn.functional as F
+
+from megatron.model.rwkv import kernel
 
 CHUNK = 16  # positions; the pairwise decays of a chunk take c times the memory of the keys
 
@@ -28,6 +31,15 @@ def wkv6(
         positions: int [b, s], positions inside documents; the state is forgotten where one is 0. None: one document.
     Returns: (y [b, s, n, d], state [b, n, d, d]), fp32 or wider.
     """
+    if state is None:
+        state = r.new_zeros(r.shape[0], r.shape[2], r.shape[3], v.shape[3], dtype=_precise(r).dtype)
+    if positions is None and kernel.usable(r):
+        return kernel.WKV6.apply(*(tensor.float() for tensor in (r, k, v, w, u, state)))
+    return _chunked(r, k, v, w, u, state, positions)
+
+
+def _chunked(r, k, v, w, u, state, positions) -> tuple[torch.Tensor, torch.Tensor]:
+    """wkv6 in plain torch."""
     length, step = r.shape[1], min(CHUNK, r.shape[1])
     r, k, v, w = (_chunks(_precise(tensor), step) for tensor in (r, k, v, w))
     # Inclusive and exclusive sums of log decays; differences of the two are never above 0, so nothing overflows.
@@ -35,8 +47,6 @@ def wkv6(
     before = through - w
     documents = _documents(positions, step)
     y = _inside_chunks(r, k, v, through, before, _precise(u), documents)
-    if state is None:
-        state = r.new_zeros(r.shape[0], r.shape[2], r.shape[4], r.shape[4])
     parts = []
     for chunk in range(r.shape[1]):
         document = None if documents is None else documents[:, chunk]

@@ -5,7 +5,8 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
-from megatron import mpu
+from megatron import fused_kernels, mpu
+from megatron.common.device import has_accelerator
 from megatron.model.documents import with_positions
 from megatron.model.norms import LayerNorm
 from megatron.model.rwkv.mixing import RWKV_ChannelMix, RWKV_TimeMix, layer_ratios
@@ -30,6 +31,8 @@ class RWKVResidualLayer(torch.nn.Module):
         use_cache: bool = False,
     ):
         super().__init__()
+        if has_accelerator():  # before training starts, as it may have to be compiled
+            fused_kernels.load(neox_args.fused_kernels_build_path)
         size, inits = neox_args.hidden_size, (init_method, output_layer_init_method)
         depth, shallowness = layer_ratios(layer_number, neox_args.num_layers)
         self.sequence_parallel = neox_args.sequence_parallel and mpu.get_model_parallel_world_size() > 1

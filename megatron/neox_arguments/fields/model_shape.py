@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron.neox_arguments.markers import later
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 InitMethod = Literal[
@@ -113,8 +112,8 @@ class ModelShape(NeoXArgsTemplate):
     make_vocab_size_divisible_by: int = 128
     """The vocabulary is padded to a multiple of this times model_parallel_size."""
 
-    fused_kernels_build_path: str | None = later(None)
-    """Folder in which the CUDA extensions are built."""
+    fused_kernels_build_path: str | None = None
+    """Folder in which the CUDA kernel of rwkv layers is built; megatron/fused_kernels/build when unset."""
 
     fp16_lm_cross_entropy: bool = False
     """Compute the loss in half precision; needs precision fp16."""
