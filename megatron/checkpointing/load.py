@@ -16,7 +16,7 @@ from megatron.checkpointing.choose import choose_checkpoint
 from megatron.checkpointing.forward_pass import check_logits
 from megatron.checkpointing.model_files import saved_iteration, state_of_this_rank
 from megatron.checkpointing.names import RANK_OPTIMIZER_FILES, rank_optimizer_file
-from megatron.checkpointing.rng import draw_anew, restore_rng
+from megatron.checkpointing.rng import draw_anew, restore_rng, rng_file
 from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.saved_config import check_saved_config
 from megatron.checkpointing.weights import SavedWeights, load_for_inference
@@ -50,7 +50,9 @@ def load_checkpoint(
     changes = layout_changes(neox_args, directory)
     check_has_optimizer(directory)
     check_saved_config(neox_args, directory, resumes=True)
-    load = _load_in_another_layout if changes else _load
+    # Files of the reshaping tool have what is needed by name, but not all that DeepSpeed wants to see.
+    by_name = changes or (manifest.read_manifest(directory) or {}).get("reshaped")
+    load = _load_in_another_layout if by_name else _load
     client_state = load(neox_args, model, directory)
     for name, part in model.stateful.items():
         if name in client_state:
@@ -64,7 +66,7 @@ def load_checkpoint(
 def _load_in_another_layout(neox_args, model, directory: Path) -> dict:
     """Everything by the names of parameters. Returns: what the checkpoint keeps besides."""
     state = load_by_name(neox_args, model, directory)
-    if same_grid(neox_args, directory):
+    if same_grid(neox_args, directory) and rng_file(directory, 0).is_file():
         restore_rng(neox_args, directory, {})
     else:
         draw_anew(neox_args, state["iteration"])

@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from megatron.checkpointing.model_files import ModelFiles
 from megatron.checkpointing.parameter_table import saved_groups
 from megatron.checkpointing.safe_engine import load_file
-from megatron.checkpointing.weights import SavedWeights, native_name
+from megatron.checkpointing.weights import SavedWeights, join_halves, native_name
 from megatron.common.errors import CheckpointError
 
 # The fp32 copy of a parameter, which 16-bit runs and ZeRO keep, beside the optimizer's own kinds (exp_avg, ...).
@@ -76,10 +76,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class StageStates:
-    """The optimizer of one model rank: slots by logical name, optimizer steps taken if that was kept, and the state of
-    the loss scaler, by the names of its attributes."""
+    """The optimizer of one model rank: slots by logical name, names by optimizer group, steps taken if that was kept,
+    and the state of the loss scaler, by the names of its attributes."""
 
     slots: dict[str, Slot]
+    groups: list[list[str]]
     steps: int | None
     scaler: dict
 
@@ -146,7 +147,9 @@ class SavedOptimizer:
         # ZeRO 3 divides the groups further.
         if len(groups) != count and reader is not _read_zero3:
             raise _misfit(path, count, len(groups), "groups")
-        return StageStates(reader(partitions, groups, path), _steps(first), _scaler(first))
+        slots = join_halves(reader(partitions, groups, path), _end_to_end)
+        names = [list(join_halves(group, list)) for group in groups]
+        return StageStates(slots, names, _steps(first), _scaler(first))
 
     def _partitions(self, state: dict, model_rank: int) -> tuple[list[dict], Path]:
         """The states of all data-parallel ranks of a model rank, and the first one's file."""
@@ -183,6 +186,12 @@ class SavedOptimizer:
             {name: shape for name, shape in shapes.items() if (name in undecayed) == group}
             for group in (False, True)
         ]
+
+
+def _end_to_end(halves: list[Slot]) -> Slot:
+    rows = sum(slot.shape[0] for slot in halves)
+    pieces = [piece for slot in halves for piece in slot.pieces]
+    return replace(halves[0], shape=(rows, *halves[0].shape[1:]), pieces=pieces)
 
 
 def _named_shapes(param_shapes) -> list[Shapes]:
@@ -293,17 +302,11 @@ def _covers(sizes: list[int], states: list[dict], shapes: Shapes) -> dict[str, d
     """{name: {kind: vector}} of a group cut into partitions of `sizes` values, whose states hold the vectors of the
     parameters they have values of, and of those that several partitions have values of, end to end."""
     found: dict[str, dict[str, torch.Tensor]] = {}
-    ends = list(itertools.accumulate(sizes))
-    for state, size, end in zip(states, sizes, ends, strict=True):
+    for state, names in zip(states, covered(sizes, shapes), strict=True):
         used: dict[str, int] = {}
         if not any(key.startswith(COVER) for key in state):
             continue
-        for name, start, stop in _ranges(shapes):
-            held = min(end, stop) - max(end - size, start)
-            if held <= 0 and any(
-                other - width <= start and stop <= other for other, width in zip(ends, sizes, strict=True)
-            ):
-                continue
+        for name in names:
             for dim, length in enumerate(shapes[name] or (1,)):
                 kind, first = f"{COVER}{dim}", used.get(f"{COVER}{dim}", 0)
                 found.setdefault(name, {}).setdefault(kind, state[kind][first : first + length])
@@ -311,7 +314,19 @@ def _covers(sizes: list[int], states: list[dict], shapes: Shapes) -> dict[str, d
     return found
 
 
-def _ranges(shapes: Shapes) -> Iterator[tuple[str, int, int]]:
+def covered(sizes: list[int], shapes: Shapes) -> Iterator[list[str]]:
+    """For each partition of `sizes` values the names of the parameters that it has vectors of."""
+    ends = list(itertools.accumulate(sizes))
+    bounds = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    for begin, end in bounds:
+        yield [
+            name
+            for name, start, stop in ranges(shapes)
+            if begin < stop and start < end or not any(low <= start and stop <= high for low, high in bounds)
+        ]
+
+
+def ranges(shapes: Shapes) -> Iterator[tuple[str, int, int]]:
     """(name, start, stop) of parameters that lie end to end."""
     start = 0
     for name, shape in shapes.items():

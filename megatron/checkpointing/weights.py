@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,9 +38,12 @@ _ZERO3_FILE = re.compile(r"zero_pp_rank_0_mp_rank_(\d+)_model_states\.pt")
 _RENAMED = (
     ("mlp.dense_h_to_4h.", "mlp.linear1."),
     ("mlp.dense_4h_to_h.", "mlp.linear2."),
+    ("mlp.w2.", "mlp.linear2."),
     # DeepSpeed's name for an embedding that the output shares.
     ("tied_modules.embed.", "0."),
 )
+# Halves of a gated MLP's first matrix that earlier versions kept apart for LLaMA: (multiplied, activated) -> joined.
+HALVES = (("mlp.w3.weight", "mlp.w1.weight"), "mlp.linear1.weight")
 # Tables and masks that are computed, not learned.
 _COMPUTED = (
     "rotary_emb.inv_freq",
@@ -66,7 +70,8 @@ def _is_weight(name: str) -> bool:
 class SavedWeights:
     """The weights of one checkpoint, read layer by layer where its files allow it.
 
-    Attributes: tensor_size: tensor-parallel degree it was saved with; foreign: whether GPT-NeoX wrote it.
+    Attributes: tensor_size: tensor-parallel degree it was saved with; foreign: whether GPT-NeoX wrote it; partitioned:
+    whether ZeRO-3 has cut them, so that only whole tensor ranks can be read.
     Raises: CheckpointError when the folder holds no model weights.
     """
 
@@ -85,7 +90,7 @@ class SavedWeights:
                 match for path in sorted(self.directory.iterdir()) if (match := pattern.fullmatch(path.name))
             ]
             if found:
-                self._read = reader
+                self._read, self.partitioned = reader, reader == self._from_zero3
                 self.tensor_size = 1 + max(int(match.groups()[-1]) for match in found)
                 return
         raise CheckpointError(f"{self.directory} holds no model weights (no *model_states.pt files)")
@@ -183,7 +188,21 @@ def unflatten(partitions: list[torch.Tensor], shapes: dict[str, Iterable[int]]) 
 
 def _weights(state: dict) -> dict[str, torch.Tensor]:
     named = ((native_name(key), value) for key, value in state.items())
-    return {name: value for name, value in named if _is_weight(name) and isinstance(value, torch.Tensor)}
+    weights = {name: value for name, value in named if _is_weight(name) and isinstance(value, torch.Tensor)}
+    return join_halves(weights, torch.cat)
+
+
+def join_halves(named: dict, join: Callable[[list], Any]) -> dict:
+    """Put what belongs to two halves of a matrix together, in the place of the first one."""
+    (first, second), whole = HALVES
+    joined = {}
+    for name, value in named.items():
+        prefix = name.removesuffix(second).removesuffix(first)
+        if name != prefix and {prefix + first, prefix + second} <= named.keys():
+            joined.setdefault(prefix + whole, join([named[prefix + first], named[prefix + second]]))
+        else:
+            joined[name] = value
+    return joined
 
 
 def _of_layer(state: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
@@ -342,16 +361,26 @@ def local_part(
     Args: read: gives the part of a tensor rank; summands: GPT-NeoX kept a bias that is the sum of its ranks' biases.
     """
     size, rank = mpu.get_model_parallel_world_size(), mpu.get_model_parallel_rank()
-    if spec.shard_dim is None and saved.foreign:
-        parts = [read(part) for part in range(saved.tensor_size if summands else 1)]
-        return torch.stack([part.float() for part in parts]).sum(0) if len(parts) > 1 else parts[0]
     # In the layout of the checkpoint a rank reads its own part only.
-    own = read(rank) if saved.tensor_size == size else None
+    replica = spec.shard_dim is None and saved.foreign
+    own = read(rank) if saved.tensor_size == size and not replica else None
     if own is not None and (not spec.vocabulary or own.shape == spec.local_shape(size)):
         return own
-    return local_slice(
-        _logical([read(part) for part in range(saved.tensor_size)], spec, vocabulary), spec, rank, size
-    )
+    return local_slice(logical_value(read, spec, saved, vocabulary, summands), spec, rank, size)
+
+
+def logical_value(
+    read: Callable[[int], torch.Tensor],
+    spec: ParameterSpec,
+    saved: SavedWeights,
+    vocabulary: int,
+    summands: bool = False,
+) -> torch.Tensor:
+    """The whole of what local_part gives a part of."""
+    if spec.shard_dim is None:
+        parts = [read(part) for part in range(saved.tensor_size if summands and saved.foreign else 1)]
+        return torch.stack([part.float() for part in parts]).sum(0) if len(parts) > 1 else parts[0]
+    return _merged([read(part) for part in range(saved.tensor_size)], spec, vocabulary)
 
 
 def is_summand(name: str, parallel_residual: bool) -> bool:
@@ -359,7 +388,7 @@ def is_summand(name: str, parallel_residual: bool) -> bool:
     return parallel_residual and name.endswith(_ROW_BIASES)
 
 
-def _logical(parts: list[torch.Tensor], spec: ParameterSpec, vocabulary: int) -> torch.Tensor:
+def _merged(parts: list[torch.Tensor], spec: ParameterSpec, vocabulary: int) -> torch.Tensor:
     """The whole tensor; vocabulary rows are cut or filled up with zeros to the padding of the present layout."""
     if spec.shard_dim is not None and not spec.blocks:
         whole = torch.cat(parts, spec.shard_dim)
