@@ -17,6 +17,13 @@ SIZES = {
     "intermediate_size": 44,
     "max_position_embeddings": 24,
 }
+# For configs that name the width of their MLP in ways of their own.
+NO_WIDTH = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+GPT2 = {**NO_WIDTH, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+# The row of a token for padding would not be trained.
+OPT = {**NO_WIDTH, "ffn_dim": 44, "dropout": 0.0, "pad_token_id": None}
+FALCON_40B = {**NO_WIDTH, "new_decoder_architecture": True, "num_kv_heads": 2}
+MAMBA = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers")}
 
 CASES = {
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**SIZES),
@@ -72,6 +79,44 @@ CASES = {
     "stablelm": lambda: transformers.StableLmConfig(**SIZES, num_key_value_heads=2, use_qkv_bias=True),
     "stablelm, parallel": lambda: transformers.StableLmConfig(
         **SIZES, num_key_value_heads=4, use_parallel_residual=True
+    ),
+    "gpt2": lambda: transformers.GPT2Config(**GPT2),
+    "gpt2, scores not scaled, other MLP, untied": lambda: transformers.GPT2Config(
+        **GPT2,
+        scale_attn_weights=False,
+        n_inner=44,
+        activation_function="gelu",
+        tie_word_embeddings=False,
+        layer_norm_epsilon=1e-3,
+    ),
+    "gptj": lambda: transformers.GPTJConfig(**NO_WIDTH, rotary_dim=4),
+    "gptj, all features rotated": lambda: transformers.GPTJConfig(**NO_WIDTH, rotary_dim=8, n_inner=44),
+    "gpt_neo": lambda: transformers.GPTNeoConfig(
+        **NO_WIDTH, attention_types=[[["global", "local"], 1]], window_size=3
+    ),
+    "gpt_neo, untied": lambda: transformers.GPTNeoConfig(
+        **SIZES, attention_types=[[["global"], 2]], tie_word_embeddings=False
+    ),
+    "opt": lambda: transformers.OPTConfig(**OPT),
+    "opt, as 350M": lambda: transformers.OPTConfig(**OPT, do_layer_norm_before=False, word_embed_proj_dim=20),
+    "opt, as Galactica": lambda: transformers.OPTConfig(
+        **OPT, enable_bias=False, layer_norm_elementwise_affine=False, activation_function="gelu"
+    ),
+    "bloom": lambda: transformers.BloomConfig(**NO_WIDTH),
+    "bloom, 6 heads, untied": lambda: transformers.BloomConfig(
+        **{**NO_WIDTH, "hidden_size": 24, "num_attention_heads": 6}, tie_word_embeddings=False
+    ),
+    "falcon, as 7B": lambda: transformers.FalconConfig(**NO_WIDTH, ffn_hidden_size=44),
+    "falcon, as 40B": lambda: transformers.FalconConfig(**FALCON_40B),
+    "falcon, as Falcon2-11B": lambda: transformers.FalconConfig(
+        **FALCON_40B, num_ln_in_parallel_attn=1, tie_word_embeddings=False
+    ),
+    "falcon, sequential": lambda: transformers.FalconConfig(
+        **NO_WIDTH, multi_query=False, parallel_attn=False, bias=True
+    ),
+    "mamba": lambda: transformers.MambaConfig(**MAMBA),
+    "mamba, other width, no bias in the convolution, untied": lambda: transformers.MambaConfig(
+        **MAMBA, expand=3, use_conv_bias=False, tie_word_embeddings=False, layer_norm_epsilon=1e-3
     ),
 }
 
