@@ -19,6 +19,9 @@ def check_checkpoint_args(neox_args, checkpoint_args: dict) -> None:
     Raises: CheckpointError naming every setting that differs.
     """
     own = provenance.checkpoint_args(neox_args)
+    if neox_args.pos_emb != "learned":
+        # No table of positions: a model may be made to read longer texts, see rope_scaling.
+        own.pop("max_position_embeddings")
     differing = [
         f"{name} is {checkpoint_args[name]} in the checkpoint and {own[name]} in the config"
         for name in own

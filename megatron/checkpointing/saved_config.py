@@ -42,6 +42,11 @@ _PRECISE = (
     "soft_prompt_tuning",
     "rotary_emb_base",
     "rope_scaling",
+    "attention_config",
+    "sparsity_config",
+    "sliding_window_width",
+    "bias_gelu_fusion",
+    "use_mup",
     "layernorm_epsilon",
     "rms_norm_epsilon",
     "isolate_documents",
@@ -104,8 +109,14 @@ def _differing(neox_args, saved: dict, keys: tuple[str, ...]) -> list[str]:
     return [
         f"{key} is {saved[key]} in the checkpoint and {getattr(neox_args, key)} in the config"
         for key in keys
-        if key in saved and saved[key] != getattr(neox_args, key)
+        if key in saved and _comparable(key, saved[key]) != _comparable(key, getattr(neox_args, key))
     ]
+
+
+def _comparable(key: str, value: Any) -> Any:
+    if key == "attention_config":
+        return ["global" if kind == "flash" else kind for kind in value or []]  # two names of one kind
+    return value
 
 
 def _differing_heads(neox_args, saved: dict) -> list[str]:

@@ -244,11 +244,18 @@ def _soft_prompt(args: Any) -> Iterator[str]:
     yield from soft_prompt_problems(args)
 
 
-@rule("num_unique_layers", "num_layers")
+@rule("num_unique_layers", "num_layers", "checkpoint_activations", "zero_stage")
 def _shared_layers(args: Any) -> Iterator[str]:
     unique, layers = args.num_unique_layers, args.num_layers
-    if unique is not None and layers and (unique < 1 or layers % unique):
+    if unique is None:
+        return
+    if layers and (unique < 1 or layers % unique):
         yield f"num_unique_layers={unique} must be at least 1 and divide num_layers={layers}"
+    elif unique != layers and args.checkpoint_activations and args.zero_stage >= 2:
+        yield (
+            f"num_unique_layers={unique} with checkpoint_activations needs zero_optimization.stage 0 or 1, not "
+            f"{args.zero_stage}: each recomputed use of a block brings a gradient of its own, and DeepSpeed takes one"
+        )
 
 
 @rule("log_gradient_noise_scale", "log_grad_norm", "log_grad_pct_zeros", "optimizer_type")

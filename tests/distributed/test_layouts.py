@@ -74,7 +74,8 @@ def test_tied_sequential_residual_trains_the_same_in_every_layout(layout):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "fp16"])
 @pytest.mark.parametrize(
-    ("layout", "stage"), [("dp2", 1), ("pp2", 1), ("1x4", 0), ("pp2 1x4, timed", 1), ("tp2+sp", 1), ("dp2+zero3", 3)]
+    ("layout", "stage"),
+    [("dp2", 1), ("pp2", 1), ("1x4", 0), ("pp2 1x4, timed", 1), ("tp2+sp", 1), ("dp2+zero3", 3)],
 )
 def test_half_precision_follows_the_fp32_loss(precision, layout, stage):
     settings = {**LAYOUTS[layout], "precision": precision, "zero_optimization": {"stage": stage}}

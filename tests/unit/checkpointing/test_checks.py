@@ -23,6 +23,7 @@ def settings(**changes) -> SimpleNamespace:
     others = {
         "make_vocab_size_divisible_by": 1,
         "tokenizer_type": "x",
+        "pos_emb": "learned",
         "load": "there",
         "git_hash": None,
         "no_save_optim": False,
@@ -55,6 +56,12 @@ def test_what_was_saved_with_the_same_settings_fits(saved):
 def test_changes_of_the_layout_are_listed(saved, changes, found, grid):
     assert layout_changes(settings(**changes), saved) == found
     assert same_grid(settings(**changes), saved) is grid
+
+
+def test_a_model_without_a_table_of_positions_may_be_given_longer_texts(saved):
+    assert layout_changes(settings(pos_emb="rotary", max_position_embeddings=64), saved) == []
+    with pytest.raises(CheckpointError, match="max_position_embeddings is 8 in the checkpoint and 64 in"):
+        layout_changes(settings(max_position_embeddings=64), saved)
 
 
 def test_another_model_is_refused_with_what_differs(saved):

@@ -70,6 +70,7 @@ def test_states_of_another_optimizer_are_refused_where_they_are_wanted(saved):
             {"train_micro_batch_size_per_gpu": 16},
             "samples may be seen again or left out: train_batch_size is",
         ),
+        ({"sliding_window_width": 4}, "trained with another setting: sliding_window_width is None in"),
         ({"layernorm_epsilon": 0.1}, "trained with another setting: layernorm_epsilon is 1e-05 in"),
     ],
 )

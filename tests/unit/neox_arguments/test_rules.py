@@ -114,6 +114,10 @@ BAD = [
     ({"train_batch_size": 8, "train_micro_batch_size_per_gpu": 0}, "batch sizes must be positive"),
     ({"train_batch_size": 8, "gradient_accumulation_steps": 0}, "batch sizes must be positive"),
     ({"rotary_pct": float("nan"), "pos_emb": "rotary"}, "rotary_pct=nan must be a number"),
+    (
+        {"num_unique_layers": 1, "checkpoint_activations": True, "zero_optimization": {"stage": 2}},
+        "num_unique_layers=1 with checkpoint_activations needs zero_optimization.stage 0 or 1, not 2",
+    ),
     ({"min_lr": 0.01}, "min_lr=0.01 exceeds the learning rate"),
     ({"override_lr_scheduler": True, "use_checkpoint_lr_scheduler": True}, "contradict each other"),
     ({"lr_decay_iters": 5, "lr_decay_fraction": 0.5}, "both set the length of the schedule"),

@@ -12,7 +12,9 @@ from megatron import mpu
 from megatron.mpu.parameters import InitMethod
 
 # What routers lack.
-NO_MUP = {"maximal update parametrisation": "the scores of experts would need a scale of their own in wide models"}
+NO_MUP = {
+    "maximal update parametrisation": "the scores of experts would need a scale of their own in wide models"
+}
 
 
 class Routing(NamedTuple):
