@@ -122,7 +122,9 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
             self.records[path] = retried(lambda: write_tensors(state, path))
 
     def load(self, path: str, map_location=None):
-        return load_file(path, map_location)
+        """Read a file. What is copied to its place is copied from the page cache; what is taken as it is, as states of
+        an optimizer on the host, is a private view of the file, of which training changes its own copy."""
+        return load_file(path, map_location, mmap=True)
 
     @contextlib.contextmanager
     def keep_failure(self, path):

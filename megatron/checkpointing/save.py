@@ -96,7 +96,8 @@ def _stages(neox_args, iteration: int, model) -> Generator[Job, None, Outcome]:
         stall, where = time.monotonic() - start, " in the background"
         info(f"saving iteration {iteration} in the background; copying it took {stall:.2f} s")
         yield Job(storage.write_deferred, storage.group)
-    storage.host_memory.release()
+    if neox_args.async_save:
+        storage.host_memory.release()
     if failure is None:
         failure = _seal(neox_args, iteration, model)
     if failure is not None:

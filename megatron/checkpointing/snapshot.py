@@ -1,10 +1,14 @@
 """Copies of a training state in host memory, which go on existing while training changes the state."""
 
 import copy
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from megatron.common import device
+
+_COPIERS = 4
 
 
 class HostMemory:
@@ -36,29 +40,34 @@ def snapshot(value, memory: HostMemory):
 
     Parts of a larger tensor become tensors of their own; tensors that are the same stay the same.
     """
-    result = _copy(value, memory, {})
+    pairs: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+    result = _copy(value, memory, pairs)
+    # A single thread does not use up the memory's bandwidth.
+    with ThreadPoolExecutor(_COPIERS) as copiers:
+        deque(copiers.map(lambda pair: pair[1].copy_(pair[0], non_blocking=True), pairs.values()), maxlen=0)
     device.synchronize()
     return result
 
 
-def _copy(value, memory: HostMemory, known: dict):
+def _copy(value, memory: HostMemory, pairs: dict):
+    """The copy, of whose tensors only the room is there: `pairs` takes up what is to be copied into it."""
     if isinstance(value, torch.Tensor):
-        return _copy_tensor(value.detach(), memory, known)
+        return _room_for(value.detach(), memory, pairs)
     if isinstance(value, (dict, list)):
         # Keeps the class and what else hangs on it, as the versions on a state dict.
         result = copy.copy(value)
         for key in value if isinstance(value, dict) else range(len(value)):
-            result[key] = _copy(value[key], memory, known)
+            result[key] = _copy(value[key], memory, pairs)
         return result
     if type(value) is tuple:
-        return tuple(_copy(item, memory, known) for item in value)
+        return tuple(_copy(item, memory, pairs) for item in value)
     return copy.deepcopy(value)
 
 
-def _copy_tensor(tensor: torch.Tensor, memory: HostMemory, known: dict) -> torch.Tensor:
+def _room_for(tensor: torch.Tensor, memory: HostMemory, pairs: dict) -> torch.Tensor:
     if tensor.numel() == 0:
         return tensor.cpu().clone()
     key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-    if key not in known:
-        known[key] = memory.take(tensor).copy_(tensor, non_blocking=True)
-    return known[key]
+    if key not in pairs:
+        pairs[key] = tensor, memory.take(tensor)
+    return pairs[key][1]

@@ -13,6 +13,7 @@ import torch
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 _SHARED = 1 << 20  # bytes from which it pays to sum up on another thread
+_SYNC_EVERY = 1 << 25  # bytes
 Result = TypeVar("Result")
 
 
@@ -36,8 +37,8 @@ def write_tensors(state: object, path: str | Path) -> dict:
     Returns: the file's record for the manifest, without reading it again.
     Raises: OSError, RuntimeError.
     """
-    with ThreadPoolExecutor(1) as helper, open(path, "wb", buffering=_SHARED) as file:
-        summed = _SummedFile(file, helper)
+    with ThreadPoolExecutor(2) as helpers, open(path, "wb", buffering=_SHARED) as file:
+        summed = _SummedFile(file, helpers)
         torch.save(state, summed)
         if summed.failure is not None:
             raise summed.failure
@@ -47,15 +48,17 @@ def write_tensors(state: object, path: str | Path) -> dict:
 
 
 class _SummedFile:
-    """What torch writes to: a file whose CRC-32 is computed while it is written, from front to back.
+    """What torch writes to: a file whose CRC-32 is computed while it is written, from front to back, and whose content
+    goes to the disk all the while, so that little is left for the end.
 
     A failure of writing is kept, not raised: it would have to pass through torch's own writer, which loses it.
     """
 
-    def __init__(self, file: BinaryIO, helper: ThreadPoolExecutor):
+    def __init__(self, file: BinaryIO, helpers: ThreadPoolExecutor):
         self.size = self.checksum = 0
         self.failure: OSError | None = None
-        self._file, self._helper = file, helper
+        self._file, self._helpers = file, helpers
+        self._synced, self._syncing = 0, helpers.submit(int)
 
     def write(self, data) -> int:
         piece = memoryview(data)
@@ -72,12 +75,25 @@ class _SummedFile:
             self.checksum = zlib.crc32(piece, self.checksum)
         else:
             # Both let go of the interpreter. The piece is torch's: nobody may look at it after the return.
-            checksum = self._helper.submit(zlib.crc32, piece, self.checksum)
+            checksum = self._helpers.submit(zlib.crc32, piece, self.checksum)
             try:
                 self._file.write(piece)
             finally:
                 self.checksum = checksum.result()
         self.size += piece.nbytes
+        if self.size - self._synced >= _SYNC_EVERY and self._syncing.done():
+            # The system reports a failure to whoever syncs first, and to nobody else.
+            self._syncing.result()
+            self._synced, self._syncing = self.size, self._helpers.submit(_sync, self._file.fileno())
 
     def flush(self) -> None:
-        """Part of the protocol of files; the owner of the file flushes it."""
+        """What torch does at the end: no failure of the helpers may be lost."""
+        try:
+            self._syncing.result()
+        except OSError as error:
+            self.failure = self.failure or error
+
+
+def _sync(handle: int) -> int:
+    os.fdatasync(handle)
+    return 0

@@ -126,7 +126,9 @@ def damage_and_load(pristine: str, tree: str) -> dict[str, int]:
 
 
 def test_five_hundred_random_damages_never_lead_to_a_wrong_load(tmp_path):
-    (outcomes,) = run_distributed(damage_and_load, 1, str(tmp_path / "pristine"), str(tmp_path / "tree"))
+    (outcomes,) = run_distributed(
+        damage_and_load, 1, str(tmp_path / "pristine"), str(tmp_path / "tree"), timeout=300
+    )
     assert sum(outcomes.values()) == NUMBER
     # All ways out have been taken.
     assert outcomes[3] > 100 and outcomes[2] > 50 and outcomes[1] > 10
