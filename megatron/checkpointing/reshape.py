@@ -155,8 +155,3 @@ def _description(task: Task, tree: TargetTree) -> dict:
             "world_size": layout.data * layout.tensor * max(1, layout.pipe),
         },
     }
-
-
-def saved_layout(directory: Path) -> dict:
-    """The layout that a checkpoint was written in, as far as its manifest says."""
-    return (manifest.read_manifest(directory) or {}).get("layout", {})

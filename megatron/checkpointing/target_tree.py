@@ -45,14 +45,24 @@ class TargetTree:
     def __init__(self, source: SourceTree, layout: Layout, iteration: int, with_optimizer: bool):
         self.source, self.layout, self.iteration = source, layout, iteration
         self.dtype = DTYPES[layout.precision]
-        self.groups = source.groups() if with_optimizer else []
-        self.trained = {name for group in self.groups for name in group}
+        groups = self._groups(with_optimizer)
+        self.groups = groups if with_optimizer else []
+        self.trained = {name for group in groups for name in group}
         self.zero = layout.zero if with_optimizer else 0
         if self.zero == 3 and (layout.pipe or set(source.specs) - self.trained):
             raise CheckpointError(
                 "ZeRO 3 has no pipelines, and is not written for models with frozen parameters"
             )
         self._steps = source.optimizer.stage(0, 0).steps if with_optimizer else None
+
+    def _groups(self, needed: bool) -> list[list[str]]:
+        """Optimizer groups, whose copies of the weights are the exact ones; none where they lack and are not needed."""
+        try:
+            return self.source.groups()
+        except CheckpointError:
+            if needed:
+                raise
+            return []
 
     def files(self) -> dict[str, Callable[[], dict]]:
         found: dict[str, Callable[[], dict]] = {}

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from megatron.checkpointing.reshape import Task, reshape
+from megatron.checkpointing.target_tree import Layout
 from tests.distributed.reshaping import resume, run_all, save_again, save_and_go_on
 
 SINGLE: dict = {}
@@ -109,3 +111,28 @@ def test_precision_may_change_and_fp32_survives_a_stay_in_16_bit(tmp_path):
     assert fp16[-1] == pytest.approx(straight[-1], rel=2e-2)
     # The masters, and so the weights, of the run in fp32 to the last bit.
     assert run_all([job(resume, SINGLE, {}, back)]) == [straight]
+
+
+AHEAD = {
+    "odd vocabulary, tied, dp1 -> tp2": (SINGLE, Layout(1, 2, 0, 0, "fp32"), TP2, {**ODD, **TIED}),
+    "gated MLP, tp2 -> dp2 ZeRO-3": (TP2, Layout(2, 1, 0, 3, "fp32"), ZERO3, GATED),
+    "muon, dp2 ZeRO-1 -> pp2 ZeRO-1": (ZERO1, Layout(1, 1, 2, 1, "fp32"), PP2_ZERO1, optimizer("muon")),
+    "sm3, dp2 ZeRO-1 -> tp2": (ZERO1, Layout(1, 2, 0, 0, "fp32"), TP2, optimizer("sm3", momentum=0.9)),
+    "shared layers, dp2 ZeRO-2 -> pp2": (ZERO2, Layout(1, 1, 2, 0, "fp32"), PP2, {"num_unique_layers": 1}),
+    "dp1 -> dp2 bf16": (SINGLE, Layout(2, 1, 0, 1, "bfloat16"), {**ZERO1, **BF16}, {}),
+}
+
+
+def test_what_the_tool_writes_ahead_of_time_is_gone_on_from(tmp_path):
+    saving = [
+        job(save_and_go_on, source, model, str(tmp_path / str(number)))
+        for number, (source, _, _, model) in enumerate(AHEAD.values())
+    ]
+    straight = run_all(saving)
+    resuming = []
+    for number, (_, layout, target, model) in enumerate(AHEAD.values()):
+        folder = tmp_path / f"{number}, reshaped"
+        reshape(Task(tmp_path / str(number) / "global_step3", layout), folder, jobs=1)
+        resuming.append(job(resume, target, model, str(folder)))
+    for name, before, after in zip(AHEAD, straight, run_all(resuming), strict=True):
+        assert after == pytest.approx(before, rel=2e-2 if "bf16" in name else 1e-5), name

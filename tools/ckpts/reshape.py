@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megatron.common.errors import CheckpointError, run_main  # noqa: E402
+from megatron.common.errors import run_main  # noqa: E402
 
 
 def parse(input_args: list[str] | None) -> argparse.Namespace:
@@ -44,58 +44,26 @@ def _positive(text: str) -> int:
     return value
 
 
-def find(folder: Path, iteration: int | None) -> Path:
-    """The checkpoint that is meant.
-
-    Raises: CheckpointError if there is none.
-    """
-    from megatron.checkpointing.names import get_checkpoint_tag, iteration_of_tag, read_latest
-
-    if iteration is None and iteration_of_tag(folder.name) is not None:
-        return folder
-    tag = read_latest(folder) if iteration is None else get_checkpoint_tag(iteration)
-    if not tag or not (folder / tag).is_dir():
-        wanted = "file `latest` that names a checkpoint" if iteration is None else f"checkpoint {tag}"
-        raise CheckpointError(f"input: {folder} has no {wanted}")
-    return folder / tag
-
-
 def main(input_args: list[str] | None = None) -> None:
     args = parse(input_args)
-    from megatron.checkpointing.reshape import Task, reshape, saved_layout
+    from megatron.checkpointing.manifest import read_manifest
+    from megatron.checkpointing.reshape import Task, reshape
     from megatron.checkpointing.target_tree import Layout
+    from megatron.conversion.reshaping import described_by, find_checkpoint, layout_of
 
-    directory = find(Path(args.input), args.iteration)
-    saved = saved_layout(directory)
+    directory = find_checkpoint(args.input, args.iteration)
+    saved = layout_of(directory)
     layout = Layout(
-        data=args.dp or saved.get("data_parallel_size", 1),
-        tensor=args.tp or saved.get("model_parallel_size", 1),
-        pipe=saved.get("pipe_parallel_size", 0) if args.pp is None else args.pp,
-        zero=saved.get("zero_stage", 0) if args.zero_stage is None else args.zero_stage,
-        precision=args.precision or saved.get("precision", "fp32"),
+        data=args.dp or saved.data,
+        tensor=args.tp or saved.tensor,
+        pipe=saved.pipe if args.pp is None else args.pp,
+        zero=saved.zero if args.zero_stage is None else args.zero_stage,
+        precision=args.precision or saved.precision,
     )
-    specs, parallel_residual = describe(directory, args.config)
-    task = Task(directory, layout, not args.no_optim, specs, parallel_residual)
+    specs, parallel_residual = described_by(directory, args.config)
+    with_optimizer = not args.no_optim and (read_manifest(directory) or {}).get("optimizer", True)
+    task = Task(directory, layout, with_optimizer, specs, parallel_residual)
     print(f"wrote {reshape(task, Path(args.output), args.jobs)}")
-
-
-def describe(directory: Path, configs: list[str]) -> tuple[dict | None, bool]:
-    """(specs of the parameters, whether the residuals are parallel), from configs, or those that GPT-NeoX keeps beside
-    the weights; no specs for a checkpoint that has its own."""
-    from megatron.checkpointing.manifest import is_foreign
-    from megatron.checkpointing.weights import SavedWeights
-    from megatron.conversion.specs import model_config, parameter_specs
-    from megatron.neox_arguments.loading import read_files
-
-    files = configs or sorted(directory.glob("configs/*"))
-    if not files or not (configs or is_foreign(directory)):
-        return None, False
-    args = model_config(read_files(files)[0])
-    saved = SavedWeights(directory)
-    rows = sum(saved.part("0.word_embeddings.weight", rank).shape[0] for rank in range(saved.tensor_size))
-    # The rows are known, whatever a tokenizer would say.
-    args.tokenizer = None
-    return parameter_specs(args, rows), args.gpt_j_residual
 
 
 if __name__ == "__main__":

@@ -151,6 +151,14 @@ def test_weights_alone_are_enough_if_nothing_else_is_wanted(source, tmp_path):
     assert torch.equal(tree.part("0.word_embeddings.weight", "weight", 1)[:3], embedding[4:])
 
 
+@pytest.mark.parametrize("layout", [LAYOUTS["dp3 x tp2, ZeRO-3"], LAYOUTS["bf16"]], ids=["ZeRO-3", "bf16"])
+def test_weights_alone_are_as_exact_as_the_optimizers_copies(layout, source, tmp_path):
+    there = reshape(Task(source, layout), tmp_path / "there", jobs=1)
+    plain = reshape(Task(there, PLAIN, with_optimizer=False), tmp_path / "plain", jobs=1)
+    tree = SourceTree(plain, tensor_size=1)
+    assert all(torch.equal(tree.part(name, "weight", 0), kinds[MASTER]) for name, kinds in values().items())
+
+
 def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
     reshape(Task(source, PLAIN), tmp_path / "there", jobs=1)
     with pytest.raises(CheckpointError, match="global_step4 is there already"):

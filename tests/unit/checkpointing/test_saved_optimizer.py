@@ -140,3 +140,40 @@ def test_a_single_group_holds_all_parameters_when_nothing_decays(tmp_path, run):
     saved = opened(directory)
     for name in run.weights:
         assert torch.equal(saved.slot(name, 0).value("exp_avg"), run.exp_avg[name])
+
+
+def test_halves_that_llama_once_kept_apart_are_one_matrix(tmp_path, run):
+    """mlp.w3 (multiplied), mlp.w1 (activated) and mlp.w2 of earlier versions."""
+    directory = write_tree(tmp_path, run, Form("fp16", zero=1, dp=2))
+
+    def rename(name: str) -> list[str]:
+        return [name.replace("mlp.linear1.weight", half) for half in ("mlp.w1.weight", "mlp.w3.weight")]
+
+    def split(state):
+        module, (shapes, others) = state["module"], state["param_shapes"]
+        for name in [name for name in module if name.endswith("mlp.linear1.weight")]:
+            w1, w3 = rename(name)
+            module[w1], module[w3] = module.pop(name).chunk(2)
+        for name in [name for name in module if ".linear2.weight" in name]:
+            module[name.replace("linear2", "w2")] = module.pop(name)
+        apart = {}
+        for name, shape in shapes.items():
+            if name.endswith("mlp.linear1.weight"):
+                apart |= dict.fromkeys(rename(name), torch.Size([shape[0] // 2, *shape[1:]]))
+            else:
+                apart[name.replace("linear2", "w2")] = shape
+        state["param_shapes"] = [apart, others]
+
+    change(directory / "mp_rank_00_model_states.pt", split)
+    saved = opened(directory)
+    for layer in (2, 3):
+        name = f"{layer}.mlp.linear1.weight"
+        first, second = saved.weights.part(name, 0).chunk(2)
+        expected = run.weights[name].half().chunk(2)
+        assert torch.equal(first, expected[1]) and torch.equal(second, expected[0])
+        first, second = saved.slot(name, 0).value("exp_avg").chunk(2)
+        expected = run.exp_avg[name].chunk(2)
+        assert torch.equal(first, expected[1]) and torch.equal(second, expected[0])
+        other = f"{layer}.mlp.linear2.weight"
+        assert torch.equal(saved.slot(other, 0).value("exp_avg"), run.exp_avg[other])
+        assert torch.equal(saved.weights.part(other, 0), run.weights[other].half())

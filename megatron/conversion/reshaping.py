@@ -1,0 +1,64 @@
+"""What the tools for reshaping have to know about a checkpoint."""
+
+from pathlib import Path
+
+import torch
+
+from megatron.checkpointing.manifest import is_foreign, read_manifest
+from megatron.checkpointing.model_files import model_rank_files
+from megatron.checkpointing.names import get_checkpoint_tag, iteration_of_tag, read_latest
+from megatron.checkpointing.target_tree import DTYPES, Layout
+from megatron.checkpointing.weights import SavedWeights
+from megatron.common.errors import CheckpointError
+from megatron.conversion.specs import model_config, parameter_specs
+from megatron.mpu import ParameterSpec
+from megatron.neox_arguments.loading import read_files
+
+
+def find_checkpoint(folder: str | Path, iteration: int | None = None) -> Path:
+    """A checkpoint by its own path, or of a folder of checkpoints the one that is asked for or that `latest` names.
+
+    Raises: CheckpointError if there is none.
+    """
+    folder = Path(folder)
+    if iteration is None and iteration_of_tag(folder.name) is not None and folder.is_dir():
+        return folder
+    tag = read_latest(folder) if iteration is None else get_checkpoint_tag(iteration)
+    if not tag or not (folder / tag).is_dir():
+        wanted = "file `latest` that names a checkpoint" if iteration is None else f"checkpoint {tag}"
+        raise CheckpointError(f"input: {folder} has no {wanted}")
+    return folder / tag
+
+
+def layout_of(directory: Path) -> Layout:
+    """The layout that a checkpoint was written in: as its manifest says, or as its files look."""
+    saved = (read_manifest(directory) or {}).get("layout")
+    if saved:
+        parallel = (saved[f"{kind}_parallel_size"] for kind in ("data", "model", "pipe"))
+        return Layout(*parallel, saved["zero_stage"], saved["precision"])
+    weights = SavedWeights(directory)
+    ranks = len(model_rank_files(directory))
+    pipe = ranks // weights.tensor_size if any(directory.glob("layer_*-model_*.pt")) else 0
+    partitions = len(list(directory.glob("*zero_pp_rank_*_mp_rank_00_optim_states.pt")))
+    zero = 3 if weights.partitioned else min(1, partitions)
+    dtype = _embedding(weights, 0).dtype
+    precision = next((name for name, known in DTYPES.items() if known == dtype), "fp32")
+    return Layout(max(1, partitions), weights.tensor_size, pipe, zero, precision)
+
+
+def described_by(directory: Path, configs: list[str]) -> tuple[dict[str, ParameterSpec] | None, bool]:
+    """(specs of the parameters, whether the residuals are parallel), from configs, or those that GPT-NeoX keeps beside
+    the weights; no specs for a checkpoint that describes itself."""
+    files = configs or sorted(directory.glob("configs/*"))
+    if not files or not (configs or is_foreign(directory)):
+        return None, False
+    args = model_config(read_files(files)[0])
+    saved = SavedWeights(directory)
+    # The rows are known, whatever a tokenizer would say.
+    args.tokenizer = None
+    rows = sum(_embedding(saved, rank).shape[0] for rank in range(saved.tensor_size))
+    return parameter_specs(args, rows), args.gpt_j_residual
+
+
+def _embedding(weights: SavedWeights, rank: int) -> torch.Tensor:
+    return weights.part("0.word_embeddings.weight", rank)
