@@ -1,6 +1,6 @@
 """Keys that act only together with another one: set alone they are not refused, but the user is told."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -18,8 +18,53 @@ NEEDED = {
     "no_load_rng": "load",
     "gradient_noise_scale_n_batches": "log_gradient_noise_scale",
     "gradient_noise_scale_cpu_offload": "log_gradient_noise_scale",
+    "param_sharing_style": "num_unique_layers",
     "weighted_sampler_alpha": "weight_by_num_documents",
 }
+
+
+def _any_layer(kind: str) -> Callable[[Any], bool]:
+    return lambda args: kind in args.attention_config
+
+
+# (Keys, what they need, whether a config has it).
+_PARTS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (
+        ("wsd_decay_fraction", "wsd_decay_style"),
+        "lr_decay_style: wsd",
+        lambda args: args.lr_decay_style == "wsd",
+    ),
+    (("rpe_num_buckets", "rpe_max_distance"), "pos_emb: rpe", lambda args: args.pos_emb == "rpe"),
+    (
+        ("rotary_pct", "rotary_emb_base", "rotary_save_freqs_buffer"),
+        "pos_emb: rotary",
+        lambda args: args.pos_emb == "rotary",
+    ),
+    (
+        ("mup_rp_embedding_mult",),
+        "pos_emb: learned or sinusoidal",
+        lambda args: args.pos_emb in ("learned", "sinusoidal"),
+    ),
+    (
+        ("moe_expert_interval", "moe_router_type", "moe_lbl_in_fp32"),
+        "moe_num_experts above 1",
+        lambda args: args.moe_num_experts > 1,
+    ),
+    (("gmlp_attn_dim",), "amlp layers in attention_config", _any_layer("amlp")),
+    (("fused_kernels_build_path",), "rwkv layers in attention_config", _any_layer("rwkv")),
+    (
+        (
+            "mamba_selective_scan_fusion",
+            "mamba_causal_conv_fusion",
+            "mamba_inner_func_fusion",
+            "mamba_selective_fp32_params",
+            "mamba_use_bias_in_conv",
+            "mamba_use_bias_in_linears",
+        ),
+        "mamba layers in attention_config",
+        _any_layer("mamba"),
+    ),
+)
 
 
 def idle_keys(args: Any) -> Iterator[str]:
@@ -28,14 +73,13 @@ def idle_keys(args: Any) -> Iterator[str]:
     for key, needed in NEEDED.items():
         if getattr(args, key) != defaults[key] and not getattr(args, needed):
             yield f"{key}={getattr(args, key)!r} does nothing without {needed}"
-    if args.fused_kernels_build_path is not None and "rwkv" not in args.attention_config:
-        yield "fused_kernels_build_path does nothing without rwkv layers in attention_config"
+    for keys, needed, found in _PARTS:
+        for key in keys:
+            if getattr(args, key) != defaults[key] and not found(args):
+                yield f"{key}={getattr(args, key)!r} does nothing without {needed}"
     if args.sequence_parallel and args.model_parallel_size == 1:
         yield "sequence_parallel does nothing with model_parallel_size: 1"
     if args.optimizer_type == "sm3" and args.weight_decay != defaults["weight_decay"]:
         yield "weight_decay does nothing with optimizer.type sm3; set optimizer.params.weight_decay"
     if args.gradient_predivide_factor != 1.0 and args.prescale_gradients:
         yield "gradient_predivide_factor does nothing with prescale_gradients: true, which divides before the sum"
-    for key in ("wsd_decay_fraction", "wsd_decay_style"):
-        if getattr(args, key) != defaults[key] and args.lr_decay_style != "wsd":
-            yield f"{key}={getattr(args, key)!r} does nothing without lr_decay_style: wsd"

@@ -20,6 +20,25 @@ def test_a_key_that_does_nothing_without_another_is_told():
     assert notes(sequence_parallel=True) == ["sequence_parallel does nothing with model_parallel_size: 1"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "needed", "acting"),
+    [
+        ({"rpe_num_buckets": 8}, "pos_emb: rpe", {"pos_emb": "rpe"}),
+        ({"rotary_pct": 0.5}, "pos_emb: rotary", {"pos_emb": "rotary"}),
+        ({"mup_rp_embedding_mult": 2.0}, "pos_emb: learned or sinusoidal", {"pos_emb": "sinusoidal"}),
+        ({"moe_lbl_in_fp32": True}, "moe_num_experts above 1", {"moe_num_experts": 2}),
+        ({"gmlp_attn_dim": 8}, "amlp layers in attention_config", {"attention_config": [[["amlp"], "all"]]}),
+        ({"mamba_use_bias_in_conv": False}, "mamba layers in", {"attention_config": [[["mamba"], "all"]]}),
+        ({"param_sharing_style": "spaced"}, "num_unique_layers", {"num_unique_layers": 1}),
+    ],
+)
+def test_a_key_of_a_part_that_the_model_lacks_is_told(changes, needed, acting):
+    parts = {"pos_emb": "none"}
+    (note,) = notes(**{**parts, **changes})
+    assert next(iter(changes)) in note and f"does nothing without {needed}" in note
+    assert notes(**{**parts, **changes, **acting}) == []
+
+
 def test_nothing_is_told_of_keys_that_act():
     assert notes() == []
     assert notes(partition_activations=True, checkpoint_activations=True, finetune=True, load="there") == []
