@@ -65,7 +65,8 @@ def _restore(neox_args, states: EngineStates, saved: SavedOptimizer, name: str, 
     """Set the fp32 copy and the states of one parameter."""
     stage, vocabulary = mpu.get_pipe_parallel_rank(), neox_args.tokenizer.vocab_size
     slot = saved.slot(name, 0, stage)
-    for kind in sorted(slot.kinds() & states.kinds | {MASTER}):
+    kinds = slot.kinds() & states.kinds if states.holds(parameter) else set()
+    for kind in sorted(kinds | {MASTER}):
         value = local_part(
             lambda rank, kind=kind: saved.value(name, kind, rank, stage),
             parameter.spec,

@@ -60,6 +60,11 @@ class EngineStates:
                 f"{', '.join(missing)}: set no_load_optim or finetune"
             )
 
+    @staticmethod
+    def holds(parameter: torch.nn.Parameter) -> bool:
+        """Whether this rank keeps any of a parameter's states; ZeRO may have given all to others."""
+        return getattr(parameter, "_hp_mapping", parameter) is not None
+
     def put(self, parameter: torch.nn.Parameter, kind: str, value: torch.Tensor) -> None:
         """Set the fp32 copy (MASTER) or a state of a parameter; `value` fp32 of this rank's whole part."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state

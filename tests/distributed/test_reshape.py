@@ -62,6 +62,10 @@ PAIRS = {
     "sm3, tp2 -> dp2 ZeRO-1": Pair(TP2, ZERO1, optimizer("sm3", momentum=0.9)),
     "muon, dp2 ZeRO-1 -> tp2": Pair(ZERO1, TP2, optimizer("muon")),
     "muon, tp2 -> pp2 ZeRO-1": Pair(TP2, PP2_ZERO1, optimizer("muon")),
+    # The same processes draw the same random numbers.
+    "dropout, dp2 ZeRO-1 -> dp2 ZeRO-3": Pair(
+        ZERO1, ZERO3, {"hidden_dropout": 0.1, "attention_dropout": 0.1}
+    ),
     "1-bit Adam, pp2 -> dp1": Pair(PP2, SINGLE, optimizer("onebitadam", freeze_step=2)),
 }
 

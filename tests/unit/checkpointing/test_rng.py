@@ -1,13 +1,19 @@
 """Random states of checkpoints, in the forms in which they were written."""
 
 import random
+from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
 
 from megatron import mpu
-from megatron.checkpointing.rng import collect_rng_state, restore_rng_state, saved_rng_state
+from megatron.checkpointing.rng import (
+    collect_rng_state,
+    draw_anew,
+    restore_rng_state,
+    saved_rng_state,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +61,14 @@ def test_incomplete_states_do_not_count(tmp_path):
     assert saved_rng_state(tmp_path, state, 0).keys() == state.keys()
     del state["torch_rng_state"]
     assert saved_rng_state(tmp_path, state, 0) is None
+
+
+def test_states_for_other_processes_depend_on_seed_and_iteration_only(capsys):
+    def drawn(seed: int, iteration: int):
+        draw_anew(SimpleNamespace(seed=seed, no_load_rng=False, finetune=False), iteration)
+        return draw()
+
+    first = drawn(1, 10)
+    assert "drawn anew" in capsys.readouterr().out
+    assert drawn(1, 10) == first
+    assert len({first, drawn(1, 11), drawn(2, 10)}) == 3
