@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.serialization import set_default_mmap_options, skip_data
 
 from megatron.checkpointing import manifest
@@ -132,9 +133,10 @@ def _mapped(
 ) -> dict[str, torch.Tensor]:
     """Make a file of tensors and map it. named: {logical name: (key in the file, shape)}; beside: what else the file
     holds, which then has the tensors under `module`."""
-    # Memory that is never touched.
-    blank = {key: torch.empty(tuple(shape), dtype=dtype) for key, shape in named.values()}
-    with skip_data():
+    # Tensors without memory, for a file may be larger than all there is.
+    with FakeTensorMode():
+        blank = {key: torch.empty(tuple(shape), dtype=dtype) for key, shape in named.values()}
+    with skip_data(materialize_fake_tensors=True):
         torch.save(blank if beside is None else {**beside, "module": blank}, path)
     with set_default_mmap_options(mmap.MAP_SHARED):
         content = torch.load(path, mmap=True, weights_only=True)
