@@ -37,6 +37,8 @@ EXTRAS["dev"] = [
     *EXTRAS["hf"],
     *EXTRAS["spm"],
     *EXTRAS["tiktoken"],
+    *EXTRAS["s3"],
+    "moto[server]>=5",  # a server that speaks S3's language
     "mypy>=1.10",
     "pre-commit>=3",
     "pytest>=8",

@@ -7,6 +7,7 @@ import torch
 
 from megatron import mpu
 from megatron.checkpointing import is_save_iter, load_checkpoint
+from megatron.checkpointing.remote import RemoteTree
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
 from megatron.common.console import info, print_rank_0
@@ -64,6 +65,8 @@ def pretrain(neox_args) -> None:
     check_settings(neox_args)
     if neox_args.save:
         check_save_directory(neox_args.save)
+        if neox_args.s3_path:
+            RemoteTree.of_run(neox_args).check()
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()
 

@@ -4,6 +4,7 @@ from megatron.checkpointing.checks import check_checkpoint_args
 from megatron.checkpointing.forward_pass import check_forward_pass, do_forward_pass
 from megatron.checkpointing.load import load_checkpoint
 from megatron.checkpointing.names import ensure_directory_exists, get_checkpoint_name, get_checkpoint_tag
+from megatron.checkpointing.remote import upload_checkpoint
 from megatron.checkpointing.retention import delete_old_checkpoints
 from megatron.checkpointing.save import save_checkpoint, save_ds_checkpoint
 from megatron.checkpointing.schedule import is_save_iter
@@ -22,4 +23,5 @@ __all__ = [
     "load_for_inference",
     "save_checkpoint",
     "save_ds_checkpoint",
+    "upload_checkpoint",
 ]

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing import manifest
+from megatron.checkpointing.fetch import fetch_checkpoint
 from megatron.checkpointing.names import (
     LATEST,
     get_checkpoint_tag,
@@ -21,6 +22,7 @@ def choose_checkpoint(neox_args, iteration: int | None = None) -> str | None:
 
     Raises: CheckpointError if `load` has nothing to offer, unless `load` is also where this run will save.
     """
+    fetch_checkpoint(neox_args, iteration)
     if not neox_args.load:
         return None
     decision = [None, None]

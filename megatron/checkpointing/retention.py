@@ -1,5 +1,6 @@
 """Keeping only the newest checkpoints."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron.checkpointing.manifest import read_manifest
@@ -10,7 +11,7 @@ from megatron.checkpointing.names import (
     read_latest,
     saved_iterations,
 )
-from megatron.common.console import info
+from megatron.common.console import info, warn
 from megatron.common.files import remove
 
 
@@ -20,8 +21,12 @@ def delete_abandoned_saves(save_dir: str) -> None:
         remove(path)
 
 
-def delete_old_checkpoints(save_dir: str, n_to_keep: int) -> None:
+def delete_old_checkpoints(
+    save_dir: str, n_to_keep: int, uploaded: Callable[[Path], bool] | None = None
+) -> None:
     """Delete the oldest complete checkpoints that this program wrote, so that `n_to_keep` of them stay.
+
+    Args: uploaded: whether one lies elsewhere too, without which it is not deleted; None: nothing is uploaded.
 
     A folder counts only if its base name is exactly a checkpoint's and it has a manifest. The one that `latest` names
     and later ones, which an earlier run has left, are never deleted.
@@ -35,5 +40,8 @@ def delete_old_checkpoints(save_dir: str, n_to_keep: int) -> None:
     ]
     own = [tag for tag in tags if read_manifest(directory / tag) is not None]
     for tag in own[: max(0, len(own) - max(1, n_to_keep))]:
+        if uploaded is not None and not uploaded(directory / tag):
+            warn(f"{directory / tag} is kept, since it has not been uploaded")
+            continue
         remove(directory / tag)
         info(f"deleted the old checkpoint {directory / tag}")

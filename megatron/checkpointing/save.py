@@ -19,6 +19,7 @@ from megatron.checkpointing.names import (
     saved_iterations,
 )
 from megatron.checkpointing.parameter_table import parameter_table
+from megatron.checkpointing.remote import RemoteTree, upload_files, upload_rest
 from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_checkpoints
 from megatron.checkpointing.rng import collect_rng_state, rng_file
 from megatron.checkpointing.writing import ATTEMPTS, retried
@@ -62,7 +63,7 @@ def save_checkpoint(neox_args, iteration: int, model, optimizer=None, lr_schedul
     """
     follow_save(model, wait=True)
     model.checkpoint_engine.saving = _RunningSave(_stages(neox_args, iteration, model))
-    outcome = follow_save(model)
+    outcome = follow_save(model, wait=not neox_args.async_save)
     return outcome is None or outcome.saved
 
 
@@ -104,16 +105,41 @@ def _stages(neox_args, iteration: int, model) -> Generator[Job, None, Outcome]:
         _on_rank_0(lambda: remove(Path(neox_args.save, partial_tag(iteration))))
         warn(f"iteration {iteration} could not be saved in {ATTEMPTS} attempts: {failure}")
         return Outcome(iteration, False)
+    directory = Path(neox_args.save, get_checkpoint_tag(iteration))
     if torch.distributed.get_rank() == 0:
-        directory = Path(neox_args.save, get_checkpoint_tag(iteration))
         size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
         seconds = time.monotonic() - start
         info(f"saved checkpoint {directory} ({human_bytes(size)} in {seconds:.1f} s{where})")
         delete_abandoned_saves(neox_args.save)
-        if neox_args.keep_last_n_checkpoints:
-            delete_old_checkpoints(neox_args.save, neox_args.keep_last_n_checkpoints)
+    if neox_args.s3_path:
+        failure = yield from _upload(neox_args, directory, storage)
+        if failure is not None:
+            warn(f"{directory} could not be uploaded and stays on the disk: {failure}")
+    if torch.distributed.get_rank() == 0 and neox_args.keep_last_n_checkpoints:
+        uploaded = RemoteTree.of_run(neox_args).holds if neox_args.s3_path else None
+        delete_old_checkpoints(neox_args.save, neox_args.keep_last_n_checkpoints, uploaded)
     torch.distributed.barrier(group=storage.group)
     return Outcome(iteration, True)
+
+
+def _upload(neox_args, directory: Path, storage) -> Generator[Job, None, str | None]:
+    """Every rank uploads the files that it has written, rank 0 the others, then the manifest and `latest`.
+
+    Returns: None, or what went wrong on the first rank that failed.
+    """
+    own = sorted(Path(path).name for path in storage.records)
+    job = Job(lambda: upload_files(neox_args, directory, own), storage.group)
+    yield job
+    gathered: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, (own, job.result), group=storage.group)
+    failure = next((failure for _, failure in gathered if failure is not None), None)
+    if failure is not None:
+        return failure
+    uploaded = {name for names, _ in gathered for name in names}
+    first = torch.distributed.get_rank() == 0
+    job = Job(lambda: upload_rest(neox_args, directory, uploaded) if first else None, storage.group)
+    yield job
+    return _first_failure(job.result, storage.group)
 
 
 def _collect(neox_args, iteration: int, model, deferred: bool) -> str | None:

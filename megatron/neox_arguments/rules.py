@@ -386,6 +386,16 @@ def _saving(args: Any) -> Iterator[str]:
         yield f"checkpoint_factor={factor} must be above 1 with checkpoint_scale: log"
 
 
+@rule("s3_path", "s3_chunk_size", "save")
+def _uploading(args: Any) -> Iterator[str]:
+    if args.s3_path is not None and not args.s3_path.startswith("s3://"):
+        yield f"s3_path={args.s3_path!r} must be s3://BUCKET/PREFIX"
+    if args.s3_path is not None and args.save is None:
+        yield f"s3_path={args.s3_path!r} needs save: checkpoints are written there first"
+    if args.s3_chunk_size < 5 << 20:
+        yield f"s3_chunk_size={args.s3_chunk_size} must be at least {5 << 20}, the smallest part that S3 takes"
+
+
 @rule("text_gen_type", "sample_input_file")
 def _prompts(args: Any) -> Iterator[str]:
     if args.text_gen_type == "input-file" and not args.sample_input_file:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron.neox_arguments.fields.training_data import TrainingData, TrainingObjective
-from megatron.neox_arguments.markers import derived, later, retired, runtime
+from megatron.neox_arguments.markers import derived, retired, runtime
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 
@@ -15,17 +15,18 @@ class Checkpoints(NeoXArgsTemplate):
     save: str | None = None
     """Folder that checkpoints are written to."""
 
-    s3_path: str | None = later(None)
-    """s3:// prefix to which each finished checkpoint is uploaded."""
+    s3_path: str | None = None
+    """s3:// prefix below which a folder named as `save` gets each finished checkpoint. AWS_ENDPOINT_URL names another
+    server than Amazon's."""
 
-    s3_chunk_size: int = later(104_857_600)
-    """Bytes per part of an upload."""
+    s3_chunk_size: int = 104_857_600
+    """Bytes per part of an upload; at least 5 MiB."""
 
     config_files: dict | None = runtime()
     """Original text of every configuration file by name; goes into each checkpoint."""
 
     load: str | None = None
-    """Folder that a checkpoint is loaded from."""
+    """Folder that a checkpoint is loaded from, or its address in object storage (s3://BUCKET/FOLDER)."""
 
     checkpoint_validation_with_forward_pass: bool = False
     """Store the logits of a fixed input in the checkpoint and compare them after loading."""
