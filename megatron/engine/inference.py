@@ -24,6 +24,7 @@ INFERENCE_OVERRIDES = {
     "optimizer": None,
     "zero_optimization": None,
     "save": None,  # and so a missing checkpoint is no fresh start
+    "s3_path": None,
 }
 
 
