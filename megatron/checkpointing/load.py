@@ -57,7 +57,8 @@ def load_checkpoint(
     for name, part in model.stateful.items():
         if name in client_state:
             part.load_state_dict(client_state[name])
-    if neox_args.checkpoint_validation_with_forward_pass:
+    rounded_otherwise = any(change.startswith("precision") for change in changes)
+    if neox_args.checkpoint_validation_with_forward_pass and not rounded_otherwise:
         check_logits(neox_args, model, directory)
     print_rank_0(f"loaded checkpoint {directory}" + (f", saved with {', '.join(changes)}" if changes else ""))
     return saved_iteration(client_state, directory)

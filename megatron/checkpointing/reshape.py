@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing import manifest
+from megatron.checkpointing.forward_pass import LOGITS_FILE
 from megatron.checkpointing.model_files import saved_iteration
 from megatron.checkpointing.names import LATEST, partial_tag
 from megatron.checkpointing.saved_config import CONFIG
@@ -119,13 +120,15 @@ def _write(task: Task, directory: Path, name: str) -> dict:
 
 def _copy_rest(task: Task, directory: Path) -> None:
     """The configs; and the random states if every process goes on computing what it has computed."""
-    for name in (CONFIG, "configs"):
+    saved = (manifest.read_manifest(task.source) or {}).get("layout", {})
+    logits = [LOGITS_FILE] if saved.get("precision") == task.layout.precision else []
+    for name in (CONFIG, "configs", *logits):
         path = task.source / name
         if path.is_dir():
             shutil.copytree(path, directory / name)
         elif path.is_file():
             shutil.copy(path, directory / name)
-    saved, layout = (manifest.read_manifest(task.source) or {}).get("layout", {}), task.layout
+    layout = task.layout
     before = [saved.get(f"{kind}_parallel_size", 0) for kind in ("data", "model", "pipe")]
     now = [layout.data, layout.tensor, layout.pipe]
     if [max(1, size) for size in before] == [max(1, size) for size in now]:

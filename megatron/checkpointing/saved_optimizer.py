@@ -28,6 +28,9 @@ _PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_
 _OF_A_NORM = re.compile(r"norm\w*\.[^.]+$")
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
+# Values by which a flat tensor may be longer than its parameters together.
+_MOST_PADDING = 32
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -171,14 +174,34 @@ class SavedOptimizer:
         files = [load_file(found[rank], mmap=True) for rank in range(count)]
         return [_required(file, "optimizer_state_dict", found[0]) for file in files], found[0]
 
+    def _shapes_of_stages(self, shapes: Shapes, tensor_rank: int) -> list[Shapes]:
+        """The parameters of each pipeline stage: the layers in turn, as many as the stage has states of."""
+        layers: dict[str, Shapes] = {}
+        for name, shape in shapes.items():
+            layers.setdefault(name.split(".")[0], {})[name] = shape
+        waiting, stages = list(layers.values()), []
+        for stage in range(self.files.stages):
+            room, counted = _size(self.files.state(stage, tensor_rank).get("optimizer") or {})
+            own: Shapes = {}
+            while waiting and (size := _amount(waiting[0], counted)) <= room:
+                room -= size
+                own |= waiting.pop(0)
+            # What is left over would be a tied embedding.
+            if not own or room > (0 if counted else _MOST_PADDING):
+                break
+            stages.append(own)
+        if waiting or len(stages) < self.files.stages:
+            raise CheckpointError(
+                f"{self.files.path(0, tensor_rank)} has no key param_shapes, and the sizes of the optimizer states do "
+                "not tell which layers its pipeline stages have: set no_load_optim or finetune"
+            )
+        return stages
+
     def _groups_in_module_order(self, stage: int, tensor_rank: int, count: int) -> list[Shapes]:
         """What `param_shapes` would say: without ZeRO it is not kept, but the order of a state dict tells it."""
-        if self.files.stages > 1:
-            raise CheckpointError(
-                f"{self.files.path(stage, tensor_rank)} has no key param_shapes, without which the optimizer "
-                "state of a pipeline stage cannot be read: set no_load_optim or finetune"
-            )
         shapes = {name: tuple(value.shape) for name, value in self.weights.all(tensor_rank).items()}
+        if self.files.stages > 1:
+            shapes = self._shapes_of_stages(shapes, tensor_rank)[stage]
         if count == 1:
             return [shapes]
         undecayed = {name for name in shapes if name.endswith(".bias") or _OF_A_NORM.search(name)}
@@ -186,6 +209,17 @@ class SavedOptimizer:
             {name: shape for name, shape in shapes.items() if (name in undecayed) == group}
             for group in (False, True)
         ]
+
+
+def _amount(shapes: Shapes, counted: bool) -> int:
+    return len(shapes) if counted else sum(math.prod(shape) for shape in shapes.values())
+
+
+def _size(optimizer: dict) -> tuple[int, bool]:
+    """How much an optimizer state without ZeRO is of, and whether parameters are counted, or else values."""
+    if "fp32_groups_flat" in optimizer:
+        return sum(flat.numel() for flat in optimizer["fp32_groups_flat"]), False
+    return sum(len(group["params"]) for group in optimizer.get("param_groups", [])), True
 
 
 def _end_to_end(halves: list[Slot]) -> Slot:

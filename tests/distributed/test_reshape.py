@@ -23,6 +23,7 @@ TIED = {"no_weight_tying": False, "pos_emb": "learned"}
 SEQUENTIAL = {"gpt_j_residual": False, "norm": "rmsnorm"}
 GATED = {"activation": "swiglu", "intermediate_size": 48, **SEQUENTIAL}
 ODD = {"vocabulary": 131, "divisor": 1}
+COMPARED = {"checkpoint_validation_with_forward_pass": True}
 
 
 def optimizer(kind: str, **params) -> dict:
@@ -47,7 +48,7 @@ PAIRS = {
     "dp1 -> dp2 ZeRO-1": Pair(SINGLE, ZERO1),
     "dp2 ZeRO-3 -> tp2": Pair(ZERO3, TP2),
     "dp2 x tp2 ZeRO-1 -> dp2 ZeRO-3": Pair(TP2_DP2_ZERO1, ZERO3),
-    "odd vocabulary, dp1 -> tp2": Pair(SINGLE, TP2, ODD),
+    "odd vocabulary, logits compared, dp1 -> tp2": Pair(SINGLE, TP2, {**ODD, **COMPARED}),
     "odd vocabulary, tied, tp2 -> dp2 ZeRO-1": Pair(TP2, ZERO1, {**ODD, **TIED}),
     "grouped heads, dp1 -> tp2": Pair(SINGLE, TP2, {"num_kv_heads": 2, **SEQUENTIAL}),
     "one head of keys for two ranks, tp2 -> pp2": Pair(TP2, PP2, {"num_kv_heads": 1}),
@@ -118,7 +119,12 @@ def test_precision_may_change_and_fp32_survives_a_stay_in_16_bit(tmp_path):
 
 
 AHEAD = {
-    "odd vocabulary, tied, dp1 -> tp2": (SINGLE, Layout(1, 2, 0, 0, "fp32"), TP2, {**ODD, **TIED}),
+    "odd vocabulary, tied, dp1 -> tp2": (
+        SINGLE,
+        Layout(1, 2, 0, 0, "fp32"),
+        TP2,
+        {**ODD, **TIED, **COMPARED},
+    ),
     "gated MLP, tp2 -> dp2 ZeRO-3": (TP2, Layout(2, 1, 0, 3, "fp32"), ZERO3, GATED),
     "muon, dp2 ZeRO-1 -> pp2 ZeRO-1": (ZERO1, Layout(1, 1, 2, 1, "fp32"), PP2_ZERO1, optimizer("muon")),
     "sm3, dp2 ZeRO-1 -> tp2": (ZERO1, Layout(1, 2, 0, 0, "fp32"), TP2, optimizer("sm3", momentum=0.9)),

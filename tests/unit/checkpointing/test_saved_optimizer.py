@@ -15,6 +15,8 @@ FORMS = {
     "fp32, one stage of a pipeline, steps by group": Form(pp=1, fused=True),
     "fp16": Form("fp16"),
     "fp16, old names": Form("fp16", pp=1, legacy=True, fused=True),
+    "fp32, two stages": Form(pp=2),
+    "fp16, two stages, two tensor ranks": Form("fp16", tp=2, pp=2),
     "ZeRO-1, three partitions": Form("fp16", zero=1, dp=3),
     "ZeRO-1 bf16, elastic": Form("bf16", zero=1, dp=2, elastic=True),
     "ZeRO-1, two stages, two tensor ranks": Form("fp16", zero=1, dp=2, tp=2, pp=2),
@@ -98,8 +100,20 @@ def test_an_unknown_form_is_refused_with_the_keys_that_were_looked_for(tmp_path,
     assert "unknown form (none of the keys single_partition_of_fp32_groups" in refused(directory)
 
 
-def test_stages_without_param_shapes_cannot_be_told_apart(tmp_path, run):
-    assert "has no key param_shapes" in refused(write_tree(tmp_path, run, Form("fp16", pp=2)))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_stages_that_cannot_be_told_apart_are_refused(tmp_path, run, precision):
+    directory = write_tree(tmp_path, run, Form(precision, pp=2))
+
+    def tie(state):
+        # As where the last stage has a copy of the embedding.
+        if precision == "fp32":
+            state["optimizer"]["param_groups"][0]["params"].append(99)
+        else:
+            flats = state["optimizer"]["fp32_groups_flat"]
+            flats[0] = torch.cat([flats[0], torch.zeros(128)])
+
+    change(directory / "mp_rank_01_model_states.pt", tie)
+    assert "has no key param_shapes" in refused(directory)
 
 
 def test_parameters_padded_one_by_one_are_refused_not_misread(tmp_path, run):
