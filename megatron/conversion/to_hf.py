@@ -51,11 +51,11 @@ def export_hf(
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint} is no folder of a checkpoint (global_stepN)")
-    values = _values(checkpoint, configs) | (overwrite_values or {})
+    values = config_values(checkpoint, configs) | (overwrite_values or {})
     args = model_config(values)
     family = family_named(architecture)
     saved = SavedWeights(checkpoint)
-    tokenizer, rows = _vocabulary(args, saved)
+    tokenizer, rows = vocabulary(args, saved)
     # The rows are known, whatever a tokenizer would say.
     args.tokenizer = None
     config = _their_config(family, args, rows)
@@ -64,7 +64,7 @@ def export_hf(
     rules = [rule for rule in family.rules(args) if rule.native in specs]
     assert len(rules) == len(specs), sorted(set(specs) - {rule.native for rule in rules})
     target = make_folder(target, "output_dir")
-    dtype = _dtype(args, precision)
+    dtype = output_dtype(args, precision)
     made = _made_config(family, config, dtype, tokenizer, pad_token_id)
     _write_weights(target, rules, model, dtype, shard_size)
     _write_config(target, made)
@@ -74,7 +74,8 @@ def export_hf(
     return target
 
 
-def _values(checkpoint: Path, configs: Sequence[str | Path]) -> dict[str, Any]:
+def config_values(checkpoint: Path, configs: Sequence[str | Path]) -> dict[str, Any]:
+    """The config of a checkpoint: of the given files, or of those kept with it."""
     files = list(configs) or sorted((checkpoint / "configs").glob("*"))
     if not files:
         raise ConfigError(
@@ -83,7 +84,7 @@ def _values(checkpoint: Path, configs: Sequence[str | Path]) -> dict[str, Any]:
     return read_files(files)[0]
 
 
-def _vocabulary(args: NeoXArgs, saved: SavedWeights) -> tuple[Any, int]:
+def vocabulary(args: NeoXArgs, saved: SavedWeights) -> tuple[Any, int]:
     """(tokenizer or None, rows of the model's vocabulary).
 
     Rows that only a layout has asked for are left out. GPT-NeoX trains those too, so all of its rows count.
@@ -121,7 +122,8 @@ def _can_express(family: Family, args: NeoXArgs, rows: int) -> bool:
     return True
 
 
-def _dtype(args: NeoXArgs, precision: str) -> torch.dtype:
+def output_dtype(args: NeoXArgs, precision: str) -> torch.dtype:
+    """Number format that --precision asks for; `auto` is the config's."""
     if precision == "auto":
         precision = {"fp16": "fp16", "bfloat16": "bf16"}.get(args.precision or "", "fp32")
     return DTYPES[precision]
