@@ -207,6 +207,7 @@ ZERO1 = {"zero_optimization": {"stage": 1}}
 CASES = {
     "fp32": Case(Form(), {}),
     "fp16": Case(Form("fp16"), {"precision": "fp16"}, 5e-3),
+    "dp2 fp32 into dp2 ZeRO-1": Case(Form(dp=2), ZERO1, processes=2),
     "pipeline of one stage, names of the published models": Case(
         Form("fp16", legacy=True, pp=1, fused=True), {"precision": "fp16", "pipe_parallel_size": 1}, 5e-3
     ),
