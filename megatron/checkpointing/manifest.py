@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
+from megatron.checkpointing import checksum
 from megatron.checkpointing.names import iteration_of_tag
 from megatron.common.files import atomic_write_text
 
@@ -20,12 +21,12 @@ _READERS = 8
 
 def file_record(path: Path) -> dict:
     """Size in bytes and CRC-32 of a file's content."""
-    checksum, size = 0, 0
+    crc32, size = 0, 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
-            checksum = zlib.crc32(block, checksum)
+            crc32 = zlib.crc32(block, crc32)
             size += len(block)
-    return {"size": size, "crc32": checksum}
+    return {"size": size, "crc32": crc32}
 
 
 def content_files(directory: Path) -> list[str]:
@@ -112,9 +113,9 @@ def problems(directory: Path) -> Iterator[str]:
             believable.append(name)
     readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
     try:
-        found = readers.map(lambda name: file_record(directory / name), believable)
-        for name, record in zip(believable, found, strict=True):
-            if record != files[name]:
+        sums = [checksum.of_file(directory / name, files[name]["size"], readers) for name in believable]
+        for name, total in zip(believable, sums, strict=True):
+            if total() != files[name].get("crc32"):
                 yield f"{name} is damaged (its checksum differs)"
     finally:
         readers.shutdown(cancel_futures=True)

@@ -34,8 +34,8 @@ WINDOW = 10  # iterations averaged per point
 SMALL = {
     "num_layers": 4, "hidden_size": 128, "num_attention_heads": 4, "seq_length": 128, "max_position_embeddings": 128,
     "train_batch_size": 16, "num_gpus": 1, "log_interval": WINDOW, "eval_interval": 10**6, "eval_iters": 1,
-    "save": None, "s3_path": None, "load": None, "checkpoint_factor": None, "keep_last_n_checkpoints": None, "tensorboard_dir": None,
-    "zero_optimization": {"stage": 0}, "master_port": 29611,
+    "save": None, "s3_path": None, "load": None, "checkpoint_factor": None, "keep_last_n_checkpoints": None,
+    "tensorboard_dir": None, "zero_optimization": {"stage": 0}, "master_port": 29611,
 }  # fmt: skip
 
 
