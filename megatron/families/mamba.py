@@ -4,6 +4,7 @@ import math
 
 from megatron.common.errors import ConfigError
 from megatron.families.base import Family
+from megatron.families.options import BIAS_KEYS
 from megatron.families.rules import SAME, Rule, linear, norm
 from megatron.neox_arguments.block_sizes import mamba_channels
 from megatron.registry import register
@@ -29,7 +30,13 @@ class Mamba(Family):
     }
     # With biases, ours have one in x_proj as well, which would be trained and could not be given back.
     fixed = {"norm": "rmsnorm", "pos_emb": "none", "mamba_use_bias_in_linears": False}
-    expressed = ("attention_config", "no_weight_tying")
+    expressed = (
+        *("attention_config", "no_weight_tying"),
+        # Without effect where no layer has attention or an MLP, and RMSNorm has no bias.
+        *(*BIAS_KEYS, "head_dim", "sliding_window_width", "attention_softmax_scale", "use_qk_layernorm"),
+        *("activation", "bias_gelu_fusion", "use_bias_in_mlp", "use_bias_in_norms"),
+        *("gpt_j_residual", "gpt_j_tied"),
+    )
     demands = {
         "state_size": (16,),
         "conv_kernel": (4,),
