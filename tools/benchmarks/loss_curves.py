@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=150)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the choices to train")
     parser.add_argument("--again", nargs="+", metavar="NAME", help="curves to make anew")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/loss_curves")
