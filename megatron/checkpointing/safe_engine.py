@@ -12,6 +12,7 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 from megatron.checkpointing.snapshot import HostMemory, snapshot
 from megatron.checkpointing.writing import retried, write_tensors
+from megatron.common import device
 from megatron.common.errors import CheckpointError
 
 
@@ -122,9 +123,12 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
             self.records[path] = retried(lambda: write_tensors(state, path))
 
     def load(self, path: str, map_location=None):
-        """Read a file. What is copied to its place is copied from the page cache; what is taken as it is, as states of
-        an optimizer on the host, is a private view of the file, of which training changes its own copy."""
-        return load_file(path, map_location, mmap=True)
+        """Read a file; what goes on to a device is copied straight out of the page cache.
+
+        On the host an optimizer takes tensors as they are. They must not be views of the file: as long as those were in
+        use, deleting the checkpoint would not make room on the disk.
+        """
+        return load_file(path, map_location, mmap=device.has_accelerator())
 
     @contextlib.contextmanager
     def keep_failure(self, path):
