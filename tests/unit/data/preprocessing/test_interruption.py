@@ -125,7 +125,7 @@ def test_two_runs_cannot_write_one_prefix_at_once(char_job, corpus, tmp_path, mo
 class Command:
     """The real tool with two workers on an input that keeps them busy for some seconds."""
 
-    def __init__(self, spec, corpus, folder: Path, seconds_of_work: int = 8):
+    def __init__(self, spec, corpus, folder: Path, seconds_of_work: int = 40):
         source = folder / "large.jsonl"
         source.write_bytes(corpus.read_bytes() * seconds_of_work)
         self.prefix = folder / "p"
