@@ -28,7 +28,7 @@ from megatron.neox_arguments.features import settings_of
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = {"blocks": ("attention", "block", "router"), "optimizers": ("optimizer",)}
 # A rate that suits each at this size; the others take Adam's.
-LEARNING_RATES = {"sgd": 0.5, "sm3": 0.05, "lion": 3e-4, "muon": 0.01, "madgrad_wd": 1e-3}
+LEARNING_RATES = {"sgd": 0.5, "sm3": 0.05, "lion": 1e-3, "muon": 0.01, "madgrad_wd": 3e-3}
 ADAM_RATE = 3e-3
 WINDOW = 10  # iterations averaged per point
 SMALL = {
