@@ -32,6 +32,7 @@ from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
 from megatron.logging.parameters import ParameterReport
+from megatron.logging.profiler import Profiler
 from megatron.logging.report import perplexity
 from megatron.mup_substitute import mup_coord_check, save_base_shapes
 from megatron.neox_arguments.curriculum import Curriculum
@@ -222,11 +223,12 @@ def train(
         saves.save(neox_args, timers, model, state, metrics)
     model.train()
     timers("interval time").start()
-    with StopSignal() as stop:
+    with StopSignal() as stop, Profiler.from_config(neox_args, model) as profiler:
         while state.iteration < neox_args.train_iters:
-            losses, skipped = train_step(
-                neox_args, timers, train_data_iterator, model, optimizer, lr_scheduler, reference_model
-            )
+            with profiler.iteration(state.iteration + 1):
+                losses, skipped = train_step(
+                    neox_args, timers, train_data_iterator, model, optimizer, lr_scheduler, reference_model
+                )
             state.advance(skipped)
             overflow.check(skipped)
             saves.follow(model, state)

@@ -4,6 +4,7 @@ torch is imported on the first use of a function that needs it, so that the laun
 of a CPU machine without paying for it.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -149,3 +150,42 @@ def new_event() -> Any:
     import torch
 
     return torch.cuda.Event(enable_timing=True)
+
+
+def annotation(name: str) -> contextlib.AbstractContextManager:
+    """A named range in what NVIDIA's profilers show (NVTX); nothing on CPU."""
+    if not has_accelerator():
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.cuda.nvtx.range(name)
+
+
+def start_capture() -> None:
+    """Tell a profiler around this process to begin (cudaProfilerStart); nothing on CPU."""
+    if has_accelerator():
+        import torch
+
+        torch.cuda.profiler.start()
+
+
+def stop_capture() -> None:
+    """Counterpart of start_capture."""
+    if has_accelerator():
+        import torch
+
+        torch.cuda.profiler.stop()
+
+
+def record_allocations(recording: bool) -> None:
+    """Begin or end to note what the accelerator's allocator does; there must be one."""
+    import torch
+
+    torch.cuda.memory._record_memory_history(enabled="all" if recording else None)
+
+
+def save_allocations(path: Path) -> None:
+    """Write what record_allocations has noted as a pickle."""
+    import torch
+
+    torch.cuda.memory._dump_snapshot(str(path))

@@ -18,6 +18,7 @@ NEEDED = {
     "no_load_rng": "load",
     "gradient_noise_scale_n_batches": "log_gradient_noise_scale",
     "gradient_noise_scale_cpu_offload": "log_gradient_noise_scale",
+    "memory_profiling_path": "memory_profiling",
     "param_sharing_style": "num_unique_layers",
     "weighted_sampler_alpha": "weight_by_num_documents",
 }
@@ -33,6 +34,11 @@ _PARTS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         ("wsd_decay_fraction", "wsd_decay_style"),
         "lr_decay_style: wsd",
         lambda args: args.lr_decay_style == "wsd",
+    ),
+    (
+        ("profile_step_start", "profile_step_stop"),
+        "profile or memory_profiling",
+        lambda args: args.profile or args.memory_profiling,
     ),
     (("rpe_num_buckets", "rpe_max_distance"), "pos_emb: rpe", lambda args: args.pos_emb == "rpe"),
     (

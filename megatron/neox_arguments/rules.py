@@ -10,6 +10,7 @@ from megatron.neox_arguments import (
     deepspeed_view,
     experts,
     mlp_sizes,
+    profiling,
     rope_scaling,
     schedule_options,
 )
@@ -147,11 +148,6 @@ def _mlp(args: Any) -> Iterator[str]:
     yield from mlp_sizes.problems(args)
 
 
-@rule(*experts.KEYS)
-def _experts(args: Any) -> Iterator[str]:
-    yield from experts.problems(args)
-
-
 @rule("pos_emb", "opt_pos_emb_offset", "seq_length", "max_position_embeddings")
 def _learned_positions(args: Any) -> Iterator[str]:
     offset, rows, length = args.opt_pos_emb_offset, args.max_position_embeddings, args.seq_length
@@ -232,11 +228,6 @@ def _sequence_parallel(args: Any) -> Iterator[str]:
 def _curriculum(args: Any) -> Iterator[str]:
     if args.seq_length:
         yield from curriculum.problems(args)
-
-
-@rule(*MUP_KEYS)
-def _mup(args: Any) -> Iterator[str]:
-    yield from mup_problems(args)
 
 
 @rule("soft_prompt_tuning", "seq_length", "isolate_documents")
@@ -331,11 +322,6 @@ def _learning_rate(args: Any) -> Iterator[str]:
 def _schedule_source(args: Any) -> Iterator[str]:
     if args.override_lr_scheduler and args.use_checkpoint_lr_scheduler:
         yield "override_lr_scheduler and use_checkpoint_lr_scheduler contradict each other; set one"
-
-
-@rule(*schedule_options.KEYS)
-def _schedule(args: Any) -> Iterator[str]:
-    yield from schedule_options.problems(args)
 
 
 @rule("use_bnb_optimizer", "optimizer_type")
@@ -463,6 +449,15 @@ def _split(args: Any) -> Iterator[str]:
         return
     if len(shares) > 3 or min(shares) < 0 or sum(shares) <= 0:
         yield f'split={args.split!r} must be up to three shares of at least 0, such as "969,30,1"'
+
+
+for _keys, _problems in (
+    (experts.KEYS, experts.problems),
+    (MUP_KEYS, mup_problems),
+    (profiling.KEYS, profiling.problems),
+    (schedule_options.KEYS, schedule_options.problems),
+):
+    rule(*_keys)(_problems)
 
 
 @rule("include", "exclude")

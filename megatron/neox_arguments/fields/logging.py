@@ -89,17 +89,17 @@ class NeoXArgsLogging(NeoXArgsTemplate):
     gradient_noise_scale_cpu_offload: bool = False
     """Keep the noise scale's gradient buffer in CPU memory."""
 
-    memory_profiling: bool = later(False)
-    """Record the CUDA allocator's history and save a snapshot of the profiled window."""
+    memory_profiling: bool = False
+    """Record what CUDA's allocator does from profile_step_start to profile_step_stop, as a snapshot per rank."""
 
-    memory_profiling_path: str | None = later(None)
-    """Folder of the memory snapshot."""
+    memory_profiling_path: str | None = None
+    """Folder of the memory snapshots, mem_snapshot_rank{r}.pickle."""
 
-    profile: bool = later(False)
-    """Run the torch profiler from profile_step_start to profile_step_stop."""
+    profile: bool = False
+    """Trace iterations profile_step_start to profile_step_stop on every rank, into tensorboard_dir or log_dir."""
 
-    profile_step_start: int = later(10)
-    """First profiled iteration."""
+    profile_step_start: int = 10
+    """First profiled iteration, counted from 1."""
 
-    profile_step_stop: int = later(12)
+    profile_step_stop: int = 12
     """Last profiled iteration."""

@@ -24,6 +24,7 @@ HELPERS = {
     "cpu_mock_config.yml": ["125M.yml", LOCAL],
     "docker/pythia-paths.yml": ["125M.yml"],
     "interactive.yml": ["quickstart.yml"],
+    "prof.yml": ["125M.yml"],
     "slurm_local.json": ["125M.yml"],
     "slurm_local.yml": ["slurm_125M.yml"],
     "sparse.yml": ["125M.yml", LOCAL],

@@ -7,6 +7,10 @@ from tests.unit.neox_arguments.basic import minimal
 THREE = {"train_data_paths": ["a"], "valid_data_paths": ["b"], "test_data_paths": ["c"]}
 
 BAD = [
+    ({"profile": True}, "profile needs tensorboard_dir or log_dir"),
+    ({"profile_step_start": 0}, "profile_step_start=0 must be above 0"),
+    ({"profile_step_stop": 9}, "profile_step_stop=9 must not lie before profile_step_start=10"),
+    ({"memory_profiling": True}, "memory_profiling needs memory_profiling_path"),
     ({"num_layers": None}, "num_layers must be set"),
     ({"num_layers": 0}, "num_layers=0 must be above 0"),
     ({"train_iters": -5}, "train_iters=-5 must be above 0"),
@@ -178,6 +182,8 @@ def test_a_mistake_is_told_once_and_without_its_consequences():
 
 
 GOOD = [
+    {"profile": True, "log_dir": "logs"},
+    {"memory_profiling": True, "memory_profiling_path": "snapshots"},
     {"eval_iters": 0},
     {"eval_interval": 0},
     {"sequence_parallel": True, "model_parallel_size": 2, "global_num_gpus": 2},
