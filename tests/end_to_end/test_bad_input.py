@@ -58,7 +58,7 @@ CONFIG_MISTAKES = {
         {"pipe_parallel_size": 1, "zero_optimization": {"stage": 2}},
         "the pipeline engine needs whole gradients; use stage 0 or 1, or pipe_parallel_size: 0",
     ),
-    "not built yet": ({"use_wandb": True}, "use_wandb=True is not supported yet; leave it at None"),
+    "not built yet": ({"te_mha": True}, "te_mha=True is not supported yet; leave it at False"),
 }  # fmt: skip
 
 
