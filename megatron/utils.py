@@ -17,6 +17,7 @@ from megatron.engine.inference import setup_for_inference_or_eval
 from megatron.engine.overflow import OverflowMonitor
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.logging.report import report_memory
+from megatron.logging.sinks.wandb import WandbSink, get_wandb_api_key, start_run
 from megatron.neox_arguments.attention_types import expand_attention_types
 from megatron.objectives.pretrain import positions_and_loss_mask
 
@@ -31,6 +32,8 @@ __all__ = [
     "get_ltor_masks_and_position_ids",
     "get_noise_scale_logger",
     "get_total_params",
+    "get_wandb_api_key",
+    "init_wandb",
     "is_local_main",
     "is_mp_rank_0",
     "local_rank",
@@ -74,6 +77,15 @@ def get_ltor_masks_and_position_ids(
 def get_noise_scale_logger(neox_args, model) -> GradientNoiseScale | None:
     """One that watches the gradients of a DeepSpeed engine, or None without log_gradient_noise_scale."""
     return GradientNoiseScale.from_config(neox_args, model)
+
+
+def init_wandb(neox_args) -> None:
+    """With use_wandb open a run of Weights & Biases on rank 0, or on all with wandb_init_all_ranks.
+
+    Raises: see megatron.logging.sinks.wandb.start_run.
+    """
+    if WandbSink.wanted(neox_args, neox_args.rank or 0):
+        start_run(neox_args)
 
 
 def local_rank() -> int:

@@ -7,15 +7,14 @@ from megatron.registry import lookup, names
 
 
 class Metrics:
-    """Sends scalars to every tracker that the config asks for; only global rank 0 has sinks."""
+    """Sends scalars to every tracker that the config asks for; most of them have a sink on global rank 0 only."""
 
     def __init__(self, neox_args):
         self.sinks = []
-        if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
-            return
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         for name in names("log sink"):
             sink = lookup("log sink", name)
-            if sink.wanted(neox_args):
+            if sink.wanted(neox_args, rank):
                 self._open(sink, neox_args)
 
     def log(self, values: dict[str, float | None], step: int) -> None:
@@ -34,14 +33,20 @@ class Metrics:
         try:
             self.sinks.append(sink_class(neox_args))
         except Exception as error:
-            warn(f"{sink_class.__name__} failed and is switched off: {error}")
+            _switched_off(sink_class, error)
 
     def _guarded(self, sink, action) -> None:
         try:
             action()
         except Exception as error:
-            warn(f"{type(sink).__name__} failed and is switched off: {error}")
+            _switched_off(type(sink), error)
             self.sinks.remove(sink)
+
+
+def _switched_off(sink_class: type, error: Exception) -> None:
+    """Say so in one line; some packages raise several."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    warn(f"{sink_class.__name__} failed and is switched off: {reason}")
 
 
 def tb_wandb_log(

@@ -1,5 +1,6 @@
 """NeoXArgs: the one flat, typed configuration of a run."""
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -133,6 +134,8 @@ class NeoXArgs(
         files, overrides, dry_run = command_line.parse_deepy(input_args)
         values, texts = read_files(files)
         values = {**values, "config_files": texts, **overrides}
+        if values.get("use_wandb") and not values.get("wandb_group"):
+            values["wandb_group"] = f"run-{secrets.token_hex(4)}"
         planned = assume_devices(values) if dry_run else values
         args = cls.from_dict(planned)
         args.dry_run, args.assumes_devices = dry_run, planned != values

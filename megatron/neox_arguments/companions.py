@@ -21,6 +21,17 @@ NEEDED = {
     "memory_profiling_path": "memory_profiling",
     "param_sharing_style": "num_unique_layers",
     "weighted_sampler_alpha": "weight_by_num_documents",
+    "wandb_group": "use_wandb",
+    "wandb_host": "use_wandb",
+    "wandb_init_all_ranks": "use_wandb",
+    "wandb_project": "use_wandb",
+    "wandb_run_name": "use_wandb",
+    "wandb_team": "use_wandb",
+    "comet_experiment_name": "use_comet",
+    "comet_others": "use_comet",
+    "comet_project": "use_comet",
+    "comet_tags": "use_comet",
+    "comet_workspace": "use_comet",
 }
 
 

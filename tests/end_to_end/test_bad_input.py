@@ -44,7 +44,7 @@ def told(process: subprocess.CompletedProcess) -> str:
 CONFIG_MISTAKES = {
     "unknown key": ({"hiden_size": 32}, "unknown key 'hiden_size'; did you mean 'hidden_size'?"),
     "wrong type": ({"num_layers": "two"}, "num_layers='two' must be a whole number"),
-    "wrong choice": ({"lr_decay_style": "cosin"}, "must be one of constant, linear, cosine, exponential; did you mean"),
+    "wrong choice": ({"lr_decay_style": "cosin"}, "must be one of constant, linear, cosine, exponential, wsd; did you mean"),
     "width and heads": ({"hidden_size": 30}, "hidden_size=30 must be a multiple of num_attention_heads=4"),
     "grid of processes": (
         {"num_gpus": 3, "model_parallel_size": 2},
@@ -58,7 +58,7 @@ CONFIG_MISTAKES = {
         {"pipe_parallel_size": 1, "zero_optimization": {"stage": 2}},
         "the pipeline engine needs whole gradients; use stage 0 or 1, or pipe_parallel_size: 0",
     ),
-    "not built yet": ({"use_wandb": True}, "use_wandb=True is not supported yet; leave it at None"),
+    "not built yet": ({"te_mha": True}, "te_mha=True is not supported yet; leave it at False"),
 }  # fmt: skip
 
 

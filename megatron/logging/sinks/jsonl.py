@@ -16,8 +16,8 @@ class JsonLinesSink:
         self._file = open(directory / "metrics.jsonl", "a", encoding="utf-8", buffering=1)
 
     @staticmethod
-    def wanted(neox_args) -> bool:
-        return bool(neox_args.log_dir)
+    def wanted(neox_args, rank: int) -> bool:
+        return rank == 0 and bool(neox_args.log_dir)
 
     def log(self, values: dict[str, float], step: int) -> None:
         self._file.write(json.dumps({"iteration": step, **values}) + "\n")

@@ -13,8 +13,8 @@ class TensorBoardSink:
             self._writer.add_text(name, str(value))
 
     @staticmethod
-    def wanted(neox_args) -> bool:
-        return getattr(neox_args, "tensorboard_writer", None) is not None
+    def wanted(neox_args, rank: int) -> bool:
+        return rank == 0 and getattr(neox_args, "tensorboard_writer", None) is not None
 
     def log(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():

@@ -11,25 +11,25 @@ from megatron.neox_arguments.template import NeoXArgsTemplate
 class NeoXArgsLogging(NeoXArgsTemplate):
     """Logs, monitors and profiles."""
 
-    use_wandb: bool | None = later(None, False)
-    """Log to Weights & Biases."""
+    use_wandb: bool | None = None
+    """Log to Weights & Biases; never unless true, whatever keys the machine has."""
 
-    wandb_group: str | None = later(None)
-    """Group the run belongs to."""
+    wandb_group: str | None = None
+    """Group the run belongs to; deepy.py makes one up, which all processes of the job share."""
 
-    wandb_run_name: str | None = later(None)
+    wandb_run_name: str | None = None
     """Name of the run."""
 
-    wandb_team: str | None = later(None)
+    wandb_team: str | None = None
     """Entity that owns the run."""
 
-    wandb_project: str = later("neox")
+    wandb_project: str = "neox"
     """Project of the run."""
 
-    wandb_host: str = later("https://api.wandb.ai")
+    wandb_host: str = "https://api.wandb.ai"
     """Server, also the name looked up in .netrc for the key."""
 
-    wandb_init_all_ranks: bool = later(False)
+    wandb_init_all_ranks: bool = False
     """Start a run on every rank instead of rank 0 only."""
 
     git_hash: str | None = runtime()
@@ -41,22 +41,22 @@ class NeoXArgsLogging(NeoXArgsTemplate):
     tensorboard_dir: str | None = None
     """Folder of the TensorBoard events that rank 0 writes."""
 
-    use_comet: bool | None = later(None, False)
+    use_comet: bool | None = None
     """Log to Comet from rank 0."""
 
-    comet_workspace: str | None = later(None)
+    comet_workspace: str | None = None
     """Comet workspace."""
 
-    comet_project: str | None = later(None)
+    comet_project: str | None = None
     """Comet project."""
 
-    comet_experiment_name: str | None = later(None)
+    comet_experiment_name: str | None = None
     """Comet experiment name."""
 
-    comet_tags: list | None = later(None)
+    comet_tags: list | None = None
     """Tags of the Comet experiment."""
 
-    comet_others: dict | None = later(None)
+    comet_others: dict | None = None
     """Further values recorded with the Comet experiment."""
 
     comet_experiment: Any = runtime()

@@ -10,9 +10,11 @@ import pytest
 from megatron.logging import Metrics
 from tests.common.paths import ROOT
 
+NO_TRACKERS = {"log_dir": None, "tensorboard_writer": None, "use_wandb": None, "use_comet": None}
+
 
 def metrics(**settings) -> Metrics:
-    return Metrics(SimpleNamespace(**{"log_dir": None, "tensorboard_writer": None, **settings}))
+    return Metrics(SimpleNamespace(**{**NO_TRACKERS, **settings}))
 
 
 def test_values_go_to_a_line_per_step(tmp_path):
@@ -46,11 +48,12 @@ import time
 from types import SimpleNamespace
 from megatron.logging import Metrics
 from megatron.neox_arguments.log_files import event_writer
+from tests.unit.logging.test_metrics import NO_TRACKERS
 import tensorboard.compat.tensorflow_stub.io.gfile as files
 writer = event_writer(sys.argv[1])
 time.sleep(0.1)
 files.LocalFileSystem._write = lambda self, filename, content, mode: open("/dev/full", mode, buffering=0).write(content)
-sinks = Metrics(SimpleNamespace(log_dir=None, tensorboard_writer=writer, all_config={"seed": 1}))
+sinks = Metrics(SimpleNamespace(**{**NO_TRACKERS, "tensorboard_writer": writer, "all_config": {"seed": 1}}))
 for step in range(3):
     sinks.log({"loss": 2.0}, step)
     time.sleep(0.1)

@@ -19,13 +19,13 @@ def problems(**changes) -> list[str]:
 
 
 def test_all_problems_of_a_configuration_are_reported_together():
-    found = problems(num_layer=3, hidden_size="wide", norm="layrnorm", wandb_group="a", min_lr=1.0)
+    found = problems(num_layer=3, hidden_size="wide", norm="layrnorm", te_mha=True, min_lr=1.0)
     assert found == [
         "unknown key 'num_layer'; did you mean 'num_layers'?",
         "hidden_size='wide' must be a whole number",
         "norm='layrnorm' must be one of layernorm, rmsnorm, non_parametric_layernorm, scalenorm, te_rmsnorm, "
         "te_layernorm; did you mean 'layernorm'?",
-        "wandb_group='a' is not supported yet; leave it at None",
+        "te_mha=True is not supported yet; leave it at False",
         "min_lr=1.0 exceeds the learning rate optimizer.params.lr=0.001",
     ]
 
