@@ -44,7 +44,10 @@ def told(process: subprocess.CompletedProcess) -> str:
 CONFIG_MISTAKES = {
     "unknown key": ({"hiden_size": 32}, "unknown key 'hiden_size'; did you mean 'hidden_size'?"),
     "wrong type": ({"num_layers": "two"}, "num_layers='two' must be a whole number"),
-    "wrong choice": ({"lr_decay_style": "cosin"}, "must be one of constant, linear, cosine, exponential, wsd; did you mean"),
+    "wrong choice": (
+        {"lr_decay_style": "cosin"},
+        "must be one of constant, linear, cosine, exponential, wsd; did you mean",
+    ),
     "width and heads": ({"hidden_size": 30}, "hidden_size=30 must be a multiple of num_attention_heads=4"),
     "grid of processes": (
         {"num_gpus": 3, "model_parallel_size": 2},

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.neox_arguments.markers import later, runtime
+from megatron.neox_arguments.markers import runtime
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 
