@@ -1,8 +1,13 @@
 """Settings and fixtures that every test shares."""
 
 import os
+import signal
 
 from tests.common.distributed import has_gpu
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which what they start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports torch or deepspeed, which read these once.
 if not has_gpu():
