@@ -47,11 +47,10 @@ def choices(group: str) -> dict[str, dict]:
 def configuration(name: str, settings: dict, iterations: int, folder: str) -> dict:
     """What is laid over configs/quickstart.yml."""
     schedule = {"train_iters": iterations, "lr_decay_iters": iterations}
-    params = {"lr": LEARNING_RATES.get(name, ADAM_RATE), **settings.get("optimizer", {}).get("params", {})}
-    params["lr"] = LEARNING_RATES.get(name, ADAM_RATE)
-    optimizer = {"type": settings.get("optimizer", {}).get("type", "adam"), "params": params}
+    rate, chosen = LEARNING_RATES.get(name, ADAM_RATE), settings.get("optimizer", {})
+    optimizer = {"type": chosen.get("type", "adam"), "params": {**chosen.get("params", {}), "lr": rate}}
     return {
-        **SMALL, **settings, **schedule, "optimizer": optimizer, "min_lr": 0.1 * params["lr"], "log_dir": folder,
+        **SMALL, **settings, **schedule, "optimizer": optimizer, "min_lr": 0.1 * rate, "log_dir": folder,
     }  # fmt: skip
 
 
