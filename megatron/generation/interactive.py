@@ -135,10 +135,14 @@ class _InterruptFlag:
     """Turns Ctrl-C during a sample into a flag; at the prompt it stays what it is.
 
     Every process of the job gets the signal from the terminal, each at its own moment: rank 0's decides.
+
+    Attributes: is_set: what all ranks have agreed on. The signal only ever sets a flag of its own, so that one that
+    comes while they agree counts the next time instead of being overwritten.
     """
 
     def __init__(self):
         self.is_set = False
+        self._asked = False
         self._sampling = False
         self._before = None
 
@@ -151,14 +155,14 @@ class _InterruptFlag:
 
     def _caught(self, number, frame) -> None:
         if self._sampling:
-            self.is_set = True
+            self._asked = True
         elif is_writer():
             raise KeyboardInterrupt
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Within the block Ctrl-C sets the flag."""
-        self.is_set, self._sampling = False, True
+        self.is_set, self._asked, self._sampling = False, False, True
         try:
             yield
         finally:
@@ -166,5 +170,5 @@ class _InterruptFlag:
 
     def shared(self) -> bool:
         """Whether rank 0 was interrupted, on all ranks."""
-        self.is_set = bool(broadcast_json(self.is_set))
+        self.is_set = bool(broadcast_json(self._asked))
         return self.is_set

@@ -1,9 +1,12 @@
 """The conversation, held on a real (pseudo) terminal."""
 
+import os
+import signal
 import sys
 
 import pytest
 
+from megatron.generation import interactive
 from tests.common.paths import ROOT
 from tests.common.terminal import CTRL_C, CTRL_D, UP, Terminal
 
@@ -73,6 +76,16 @@ def test_ctrl_c_stops_the_sample_only(conversation):
     terminal.expect(LABEL)
     terminal.type(CTRL_D)
     assert terminal.wait() == 0
+
+
+def test_ctrl_c_counts_also_while_the_ranks_agree_on_the_one_before(monkeypatch):
+    def agree(asked):
+        os.kill(os.getpid(), signal.SIGINT)
+        return asked
+
+    monkeypatch.setattr(interactive, "broadcast_json", agree)
+    with interactive._InterruptFlag() as interrupt, interrupt.sampling():
+        assert [interrupt.shared(), interrupt.shared()] == [False, True]
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line(conversation):
