@@ -26,7 +26,15 @@ from multiprocessing import connection, forkserver
 from pathlib import Path
 
 # Beside the package: what the first optimizer step and the first step of ZeRO 3 import (seconds, on every rank).
-PRELOADED = ("torch", "torch.distributed", "torch._dynamo", "numpy", "deepspeed", "megatron.training", "functorch.compile")
+PRELOADED = (
+    "torch",
+    "torch.distributed",
+    "torch._dynamo",
+    "numpy",
+    "deepspeed",
+    "megatron.training",
+    "functorch.compile",
+)
 GRACE_SECONDS = 3.0  # how long the other ranks may still report after the first one has failed
 LOG_TAIL_CHARS = 4000
 
