@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types architecture unit distributed grid parity end-to-end gpu docs clean
+.PHONY: help quickstart test lint format types architecture unit distributed grid cluster parity end-to-end gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,7 +16,7 @@ help: ## list the targets
 quickstart: $(VENV)/.base ## from nothing to a trained and sampled model, on CPU or GPU
 	@PYTHON=$(PY) tools/quickstart.sh
 
-test: lint types architecture unit distributed grid parity gpu end-to-end ## everything that CI runs
+test: lint types architecture unit distributed grid cluster parity gpu end-to-end ## everything that CI runs
 
 $(VENV)/.base: requirements/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,9 @@ distributed: $(VENV)/.dev ## real processes over gloo
 
 grid: $(VENV)/.dev ## every choice in every layout (docs/choices.md)
 	$(PYTEST) tests/grid
+
+cluster: $(VENV)/.dev ## jobs on several hosts, which namespaces of this machine stand for
+	$(PYTEST) tests/cluster
 
 parity: $(VENV)/.dev ## against Hugging Face, and back-end against back-end
 	$(PYTEST) -n $(WORKERS) tests/parity

@@ -1,0 +1,1 @@
+"""Jobs on several hosts, with the real launchers and schedulers."""
