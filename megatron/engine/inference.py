@@ -1,5 +1,7 @@
 """A model that answers: full-vocabulary logits in any layout, without DeepSpeed's engines."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from megatron.common import device
 from megatron.common.errors import ConfigError
 from megatron.engine.setup import get_model
 from megatron.initialize import initialize_megatron
+from megatron.mpu.linear import answering
 from megatron.mpu.state import current
 from megatron.neox_arguments import NeoXArgs
 from megatron.neox_arguments.soft_prompt import SoftPrompt
@@ -46,6 +49,7 @@ class InferenceModel:
         self._stages, self._stage = pipe.ranks, pipe.rank
         self._prompt = SoftPrompt.from_config(neox_args)
         self._generating = self._use_cache = self._begun = False
+        self._outputs = self.module.output_layers()
         modules = self.module.modules()
         self._sequence_parallel = [
             module for module in modules if getattr(module, "sequence_parallel", False)
@@ -88,16 +92,20 @@ class InferenceModel:
         self._begun = False
 
     @torch.no_grad()
-    def forward(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor | None:
+    def forward(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor, last_only: bool = False
+    ) -> torch.Tensor | None:
         """One pass through all stages; collective over the ranks of the replica.
 
-        Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens.
-        Returns: logits [b, n, V] of the padded vocabulary on the last stage, None on the others.
+        Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens;
+        last_only: compute the logits of the last position alone.
+        Returns: logits [b, n or 1, V] of the padded vocabulary on the last stage, None on the others.
         """
         batch, length = tokens.shape
         prompt = self._prompt_due()
         inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
-        outputs = self.module(inputs)
+        with answering(), self._output_of(last_only):
+            outputs = self.module(inputs)
         if not self.is_last_stage:
             dist.send(
                 outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group()
@@ -105,9 +113,20 @@ class InferenceModel:
             return None
         if outputs.shape[-1] != self.neox_args.padded_vocab_size:
             outputs = mpu.gather_from_model_parallel_region(outputs)
-        return outputs[:, prompt:]
+        return outputs if last_only else outputs[:, prompt:]
 
     __call__ = forward
+
+    @contextlib.contextmanager
+    def _output_of(self, last_only: bool) -> Iterator[None]:
+        """Within the block logits are those of the last position, or of all."""
+        for layer in self._outputs:
+            layer.last_only = last_only
+        try:
+            yield
+        finally:
+            for layer in self._outputs:
+                layer.last_only = False
 
     def _prompt_due(self) -> int:
         """Positions that a soft prompt adds to this pass: none to the later pieces of a cached text."""

@@ -164,7 +164,10 @@ class ParallelLinear(torch.nn.Module):
     """Untied output projection, with a bias if use_bias_in_output says so.
 
     Args: parallel_output: keep the logits cut over the ranks; is_last_layer: matters to muP only.
+    Attributes: last_only: compute the logits of the last position alone.
     """
+
+    last_only = False
 
     def __init__(
         self,
@@ -191,6 +194,8 @@ class ParallelLinear(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:
         """[b, s, h] -> (logits [b, s, V/tp or V], None)."""
+        if self.last_only:
+            hidden = hidden[:, -1:]
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         logits, _ = self.final_linear(hidden)
@@ -222,7 +227,10 @@ class TiedOutput:
     """Output projection with the word embeddings as its weight; owns no parameters.
 
     Called as (embedding, hidden [b, s, h]) -> logits [b, s, V/tp or V].
+    Attributes: last_only: compute the logits of the last position alone.
     """
+
+    last_only = False
 
     def __init__(self, neox_args, parallel_output: bool = True):
         self.parallel_output = parallel_output
@@ -231,6 +239,8 @@ class TiedOutput:
         self.vocab_rows = logical_vocab_size(neox_args)
 
     def __call__(self, embedding: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        if self.last_only:
+            hidden = hidden[:, -1:]
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         logits = parallel_lm_logits(
