@@ -1,4 +1,4 @@
-"""The processes of a job meet and measure the network: run by `deepy.py --preflight` in place of the script."""
+"""The processes of a job meet and measure the network between their hosts (tools/clusters/measure_network.py)."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from datetime import timedelta
 
 from megatron.common.console import human_bytes, info
 from megatron.common.device import backend, has_accelerator, set_device
-from megatron.common.errors import LaunchError, run_main
+from megatron.common.errors import LaunchError
 
 MEETING_SECONDS = 60.0
-ELEMENTS = 4 * 1024 * 1024  # fp32: 16 MiB
+ELEMENTS = 4_000_000  # fp32: 16 MB
 REPEATS = 4
 SLOW_FRACTION = 1 / 3  # of the median bandwidth: such a host is pointed out
 
 
-def main() -> None:
+def measure() -> None:
     """Meet, add up a number over all ranks, measure; rank 0 tells.
 
     Raises: LaunchError naming the ranks that did not come, or the address that cannot be reached.
@@ -135,7 +135,3 @@ def _tell(first: str, speeds: dict[str, float]) -> None:
     for host, speed in speeds.items():
         remark = "  SLOW" if speed < SLOW_FRACTION * median else ""
         info(f"  {host.ljust(width)}  {human_bytes(speed)}/s{remark}")
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -5,7 +5,6 @@ job's own processes meet, and measure the network between the hosts (links.py).
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -19,12 +18,12 @@ from megatron.common.console import info
 from megatron.common.errors import LaunchError
 from megatron.launcher import facts
 from megatron.launcher.job import Job
+from megatron.launcher.reach import SSH_SECONDS, is_this_machine
 
-CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60.0
 CLOCK_TOLERANCE_SECONDS = 1.0
 BUSY_FRACTION = 0.02  # of a device's memory: more than an idle driver keeps
-LINKS = Path(__file__).with_name("links.py")
+NETWORK_SCRIPT = facts.ROOT / "tools" / "clusters" / "measure_network.py"
 _PARALLEL = 64
 _COLUMNS = ("host", "reached", "python", "packages", "project", "devices", "clock")
 # How the launchers that do not use ssh start one process on every host.
@@ -54,7 +53,7 @@ class Visit:
     problems: list[str] = field(default_factory=list)
 
 
-def preflight(job: Job, start: Callable[[Job], int]) -> None:
+def run_preflight(job: Job, start: Callable[[Job], int]) -> None:
     """Check all hosts, print a table, let the processes meet.
 
     Args: start: runs a job to its end, returns its exit code.
@@ -63,18 +62,18 @@ def preflight(job: Job, start: Callable[[Job], int]) -> None:
     here = facts.gather()
     visits = _visit_all(job)
     for visit in visits:
-        visit.problems = problems_of(visit, here, job.hosts[visit.host])
+        visit.problems = problems_of(visit, here, job.hosts[visit.host] if job.on_gpus else [])
     info(table(visits, here))
     if bad := [f"{visit.host}: {', '.join(visit.problems)}" for visit in visits if visit.problems]:
         raise LaunchError(f"preflight: {'; '.join(bad)}; mend this, or leave such hosts out with `exclude`")
-    if start(replace(job, script=str(LINKS))) != 0:
+    if start(replace(job, script=str(NETWORK_SCRIPT))) != 0:
         raise LaunchError("preflight: the processes could not meet; the lines above name hosts and ranks")
 
 
 def problems_of(visit: Visit, here: dict, slots: list[int]) -> list[str]:
     """What keeps a host from the job; empty for a good one.
 
-    Args: here: facts of the machine on which the command was typed.
+    Args: here: facts of the machine on which the command was typed; slots: devices that the job wants there.
     """
     found = visit.found
     if found is None:
@@ -91,7 +90,7 @@ def problems_of(visit: Visit, here: dict, slots: list[int]) -> list[str]:
 
 
 def _device_problems(gpus: list[dict] | None, slots: list[int]) -> list[str]:
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
+    if not slots:
         return []
     if gpus is None:
         return ["no GPU (for processes on CPUs set DS_ACCELERATOR=cpu)"]
@@ -155,11 +154,14 @@ def _visit_all(job: Job) -> list[Visit]:
     if job.launcher in _ON_EVERY_HOST:
         return _visit_at_once(hosts, [*_ON_EVERY_HOST[job.launcher](hosts), *script])
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        return list(pool.map(lambda host: _visit(host, _over_ssh(host, script)), hosts))
+        return list(pool.map(lambda host: _visit(host, _on(host, job.launcher, script)), hosts))
 
 
-def _over_ssh(host: str, command: list[str]) -> list[str]:
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}"]
+def _on(host: str, launcher: str, command: list[str]) -> list[str]:
+    """mpirun starts processes of this machine by itself."""
+    if launcher != "pdsh" and is_this_machine(host):
+        return command
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
     return ["ssh", *options, host, shlex.join(command)]
 
 

@@ -34,12 +34,7 @@ def problems(seen: Visit, slots=(0, 1)) -> list[str]:
     return preflight.problems_of(seen, GOOD, list(slots))
 
 
-@pytest.fixture
-def gpus_wanted(monkeypatch):
-    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-
-
-def test_a_host_like_this_one_has_no_problems(gpus_wanted):
+def test_a_host_like_this_one_has_no_problems():
     assert problems(visit()) == []
 
 
@@ -57,18 +52,17 @@ def test_a_host_like_this_one_has_no_problems(gpus_wanted):
         ({"time": 900.0}, "its clock is 100 s behind"),
     ],
 )
-def test_each_difference_is_named(gpus_wanted, changes, message):
+def test_each_difference_is_named(changes, message):
     assert problems(visit(**changes)) == [message]
 
 
-def test_a_clock_is_only_called_wrong_where_its_answer_cannot_be_right(gpus_wanted):
+def test_a_clock_is_only_called_wrong_where_its_answer_cannot_be_right():
     assert preflight.clock_offset(visit(time=1000.0)) == 0
     assert problems(visit(time=1001.9)) == []
 
 
-def test_devices_do_not_matter_to_processes_on_cpus(monkeypatch):
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    assert problems(visit(gpus=None)) == []
+def test_devices_do_not_matter_to_processes_on_cpus():
+    assert problems(visit(gpus=None), slots=()) == []
 
 
 def test_the_table_shows_every_host_and_what_differs():
@@ -101,11 +95,10 @@ def test_a_bad_host_is_named_before_any_process_meets(monkeypatch):
     monkeypatch.setattr(preflight, "_visit_all", lambda job: [Visit("localhost", trouble="No route to host")])
     started = []
     with pytest.raises(LaunchError, match="^preflight: localhost: No route to host; "):
-        preflight.preflight(JOB, started.append)
+        preflight.run_preflight(JOB, started.append)
     assert started == []
 
 
-def test_processes_that_do_not_meet_end_the_preflight(monkeypatch):
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+def test_processes_that_do_not_meet_end_the_preflight():
     with pytest.raises(LaunchError, match="could not meet"):
-        preflight.preflight(JOB, lambda script: 1)
+        preflight.run_preflight(JOB, lambda script: 1)
