@@ -59,15 +59,13 @@ def _meet(rank: int, size: int):
     host = socket.gethostname()
     try:
         store = dist.TCPStore(address, port, size, is_master=rank == 0, timeout=limit, wait_for_workers=False)
+        store.set(f"host{rank}", host)
+        if rank == 0:
+            store.set("hosts", json.dumps(_wait_for_all(store, size)))
+        store.wait(["hosts"], 2 * limit)
     except (dist.DistError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise LaunchError(f"{host}, rank {rank}: {address}:{port} cannot be used ({reason})") from None
-    store.set(f"host{rank}", host)
-    if rank == 0:
-        hosts = _wait_for_all(store, size)
-        store.set("hosts", json.dumps(hosts))
-    else:
-        store.wait(["hosts"], 2 * limit)
+        raise LaunchError(f"{host}, rank {rank}: no meeting at {address}:{port} ({reason})") from None
     return store
 
 
