@@ -16,18 +16,18 @@ MANIFEST = "manifest.json"
 VERSION = 2  # 1 had no sum of its own
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 _OUR_FILES = ("neox_args.json", "rng_rank_*.pt")  # which nobody else writes
-_BLOCK = 1 << 22
 _READERS = 8
 
 
 def file_record(path: Path) -> dict:
     """Size in bytes and CRC-32 of a file's content."""
-    crc32, size = 0, 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            crc32 = zlib.crc32(block, crc32)
-            size += len(block)
-    return {"size": size, "crc32": crc32}
+    size = path.stat().st_size
+    with _readers() as readers:
+        return {"size": size, "crc32": checksum.of_file(path, size, readers)()}
+
+
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
 
 
 def content_files(directory: Path) -> list[str]:
@@ -122,7 +122,7 @@ def problems(directory: Path, share: int = 0, shares: int = 1) -> Iterator[str]:
             yield f"{name} has {path.stat().st_size} bytes instead of {record.get('size')}"
         else:
             believable.append(name)
-    readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
+    readers = _readers()
     try:
         sums = [checksum.of_file(directory / name, files[name]["size"], readers) for name in believable]
         for name, total in zip(believable, sums, strict=True):
