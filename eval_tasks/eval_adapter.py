@@ -1,9 +1,5 @@
 """The model as a language model of lm-evaluation-harness; needs the package lm_eval."""
 
-from megatron.evaluation.harness import require_harness
-
-require_harness()
-
 from megatron.evaluation.adapter import EvalHarnessAdapter
 from megatron.evaluation.run import run_eval_harness
 

@@ -10,7 +10,7 @@ from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
-from megatron.common.console import info, print_rank_0
+from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
 from megatron.common.errors import ConfigError, DataError
 from megatron.common.timers import Timers
@@ -29,6 +29,8 @@ from megatron.engine.setup import (
 from megatron.engine.stages import time_instructions
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
+from megatron.evaluation.harness import check_tasks
+from megatron.evaluation.run import evaluate_in_training
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
@@ -70,6 +72,8 @@ def pretrain(neox_args) -> None:
         check_save_directory(neox_args.save)
         if neox_args.s3_path:
             RemoteTree.of_run(neox_args).check()
+    if neox_args.eval_tasks and neox_args.rank == 0:
+        check_tasks(neox_args)
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()
 
@@ -89,6 +93,10 @@ def pretrain(neox_args) -> None:
         neox_args, iteration=neox_args.iteration
     )
     state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
+    if neox_args.eval_tasks and not state.do_valid:
+        warn(
+            "eval_tasks run together with the validation, and there is none: give validation data and eval_iters"
+        )
     if neox_args.save:
         warn_of_later_checkpoints(neox_args, state.iteration)
     timers("model and optimizer").stop()
@@ -367,11 +375,19 @@ def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
 
 @torch.no_grad()
 def evaluate(
-    neox_args, forward_step_fn, data_iterator, model, verbose: bool = False, timers=None, reference_model=None
+    neox_args,
+    forward_step_fn,
+    data_iterator,
+    model,
+    verbose: bool = False,
+    timers=None,
+    reference_model=None,
+    with_tasks: bool = True,
 ) -> dict[str, float]:
     """Mean loss, metrics and perplexity over `eval_iters` global batches.
 
-    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too.
+    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too,
+    and, unless told otherwise, `<task>_<metric>` of all `eval_tasks`.
     """
     timers = timers or Timers()
     counter = None
@@ -395,7 +411,7 @@ def evaluate(
     results["lm_loss_ppl"] = perplexity(results["lm_loss"])
     if neox_args.char_level_ppl:
         results["lm_loss_char_lvl_ppl"] = perplexity(results["lm_loss"] * tokens_per_char_of_all(counter))
-    return results
+    return results | (evaluate_in_training(model, forward_step_fn, neox_args) if with_tasks else {})
 
 
 def evaluate_and_print_results(
@@ -411,9 +427,14 @@ def evaluate_and_print_results(
     reference_model=None,
     metrics: Metrics | None = None,
 ) -> dict[str, float]:
-    """Evaluate, print a ruled line and log under `validation/` or `test/`."""
+    """Evaluate, print a ruled line and log under `validation/` or `test/`; scores of tasks, which have nothing to do
+    with the test data, with the validation, and also under `eval/` as eval.py does."""
     began = time.monotonic()
-    results = evaluate(neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model)
+    results = evaluate(
+        neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model, with_tasks=False
+    )
+    scores = evaluate_in_training(model, forward_step_func, neox_args) if chart_name != "test" else {}
+    results |= scores
     line = f" {chart_name} results at {prefix} | "
     line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())
     print_rank_0("-" * (len(line) + 1))
@@ -421,6 +442,7 @@ def evaluate_and_print_results(
     print_rank_0("-" * (len(line) + 1))
     if metrics is not None:
         tags = {f"{chart_name}/{name}": value for name, value in results.items()}
+        tags |= {f"eval/{name}": value for name, value in scores.items()}
         metrics.log({**tags, "runtime/evaluation_time": time.monotonic() - began}, iteration)
     return results
 

@@ -1,5 +1,6 @@
 """A model that answers: full-vocabulary logits in any layout, without DeepSpeed's engines."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -108,7 +109,7 @@ class InferenceModel:
     def logits_at(
         self, tokens: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor | None:
-        """Like forward, but nothing is computed for the other positions and every rank keeps its part of the vocabulary.
+        """Like forward, but without the logits of other positions, and every rank keeps its part of the vocabulary.
 
         Args: rows, columns: int64 [n], the positions whose logits are wanted.
         Returns: logits [n, V/tp] on the ranks of the last stage, None on the others.
@@ -166,7 +167,10 @@ def as_inference_model(model, neox_args) -> InferenceModel:
 
 
 def setup_for_inference_or_eval(
-    use_cache: bool = True, overwrite_values: dict | None = None, input_args: list[str] | None = None
+    use_cache: bool = True,
+    overwrite_values: dict | None = None,
+    input_args: list[str] | None = None,
+    check: Callable[[NeoXArgs], None] | None = None,
 ) -> tuple[InferenceModel, NeoXArgs]:
     """Config from the command line, process grid, model, and the weights of the checkpoint named by `load`.
 
@@ -174,6 +178,7 @@ def setup_for_inference_or_eval(
         use_cache: keep keys and values of the past.
         overwrite_values: config values that win over the command line's.
         input_args: the command line; None takes sys.argv.
+        check: called with the config on rank 0 before anything is loaded.
     Raises: ConfigError when `load` is not set or the file of prompts does not exist.
     """
     values = INFERENCE_OVERRIDES | dict(overwrite_values or {})
@@ -185,6 +190,8 @@ def setup_for_inference_or_eval(
         # Found before the minutes that loading a large model may take.
         raise ConfigError(f"sample_input_file={prompts} is no file; name the text file of prompts")
     neox_args.configure_distributed_args()
+    if check is not None and neox_args.rank == 0:
+        check(neox_args)
     neox_args.build_tokenizer()
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()

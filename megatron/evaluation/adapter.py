@@ -1,11 +1,10 @@
-"""The model as lm-evaluation-harness sees it. Importing this module needs the package lm_eval."""
+"""The model as lm-evaluation-harness sees it. Importing this module needs the package lm_eval, and says so."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lm_eval.api.model import LM
-
 from megatron.common.console import Progress, warn
+from megatron.common.optional import require
 from megatron.engine.inference import as_inference_model
 from megatron.evaluation.chat import ChatTemplate
 from megatron.evaluation.generation_options import read_options
@@ -15,6 +14,8 @@ from megatron.evaluation.team import Team
 from megatron.evaluation.texts import Question, TextCoder
 from megatron.evaluation.worker import Continuations, Worker
 from megatron.generation.records import is_writer
+
+LM = require("lm_eval.api.model", "eval", "eval_tasks").LM
 
 MAX_GEN_TOKS = 128
 # Rounds that rank 0 hands out at once: pipeline stages work on neighbouring ones at the same time.
@@ -176,7 +177,7 @@ class EvalHarnessAdapter(LM):
             eval_tasks: names or wildcards; None: eval_tasks of the config, else DEFAULT_TASKS.
             num_fewshot: examples before each question, except where a task fixes 0; None: eval_num_fewshot, else the
                 tasks' own.
-            bootstrap_iters: draws for the standard errors of metrics that have no formula for them; 0: no errors at all.
+            bootstrap_iters: draws for standard errors that have no formula; 0: no standard errors at all.
             use_cache: keep keys and values while generating.
             name: of the model, in the results.
             limit: documents per task, or below 1 their share; None: eval_limit, else all.
@@ -189,7 +190,12 @@ class EvalHarnessAdapter(LM):
         try:
             return self._team.run(
                 lambda: evaluate_tasks(
-                    self, eval_tasks, num_fewshot, bootstrap_iters, limit, {"model": name, "use_cache": use_cache}
+                    self,
+                    eval_tasks,
+                    num_fewshot,
+                    bootstrap_iters,
+                    limit,
+                    {"model": name, "use_cache": use_cache},
                 )
             )
         finally:

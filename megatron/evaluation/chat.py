@@ -17,12 +17,14 @@ class ChatTemplate:
     def __init__(self, tokenizer_type: str, vocab_file: str | None):
         folder = Path(vocab_file or "").parent if Path(vocab_file or "").is_file() else Path(vocab_file or "")
         places = [folder / "tokenizer_config.json", folder / "chat_template.jinja"]
-        known = tokenizer_type in ("HFTokenizer", "HFGPT2Tokenizer") and any(path.is_file() for path in places)
+        known = tokenizer_type in ("HFTokenizer", "HFGPT2Tokenizer") and any(
+            path.is_file() for path in places
+        )
         self._tokenizer = _load(folder) if known else None
         if getattr(self._tokenizer, "chat_template", None) is None:
             raise ConfigError(
-                f"eval_apply_chat_template: {tokenizer_type} with vocab_file={vocab_file} has no chat template; put the "
-                "model's tokenizer_config.json or chat_template.jinja beside vocab_file, or unset the key"
+                f"eval_apply_chat_template: {tokenizer_type} with vocab_file={vocab_file} has no chat template; put "
+                "the model's tokenizer_config.json or chat_template.jinja beside vocab_file, or unset the key"
             )
         self.name = str(folder.resolve())
 
@@ -57,4 +59,6 @@ def _load(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # what transformers raises is of many kinds
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"eval_apply_chat_template: the tokenizer in {folder} cannot be read: {reason}") from error
+        raise ConfigError(
+            f"eval_apply_chat_template: the tokenizer in {folder} cannot be read: {reason}"
+        ) from error

@@ -8,14 +8,19 @@ from megatron.common.errors import ConfigError
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 DRAWING = ("temperature", "top_k", "top_p")
 # Asked for by many tasks with the value that changes nothing.
-WITHOUT_EFFECT: dict[str, Any] = {"num_beams": 1, "repetition_penalty": 1.0, "num_return_sequences": 1, "use_cache": True}
+WITHOUT_EFFECT: dict[str, Any] = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "num_return_sequences": 1,
+    "use_cache": True,
+}
 
 
 def read_options(given: dict[str, Any], default_length: int) -> dict[str, Any]:
     """generation_kwargs of a task as fields of Continuations: until, max_gen_toks, temperature, top_k, top_p.
 
-    Nothing is drawn unless do_sample or a temperature asks for it; do_sample alone has temperature 1, top_k 50 as in
-    transformers is not assumed.
+    Nothing is drawn unless do_sample or a temperature asks for it. do_sample alone has temperature 1 and all tokens to
+    choose from.
 
     Raises: ConfigError for an option that would change the texts and is not supported.
     """
@@ -39,5 +44,5 @@ def read_options(given: dict[str, Any], default_length: int) -> dict[str, Any]:
         "max_gen_toks": int(lengths[0]) if lengths else default_length,
         "temperature": float(drawing["temperature"]),
         "top_k": int(drawing["top_k"]),
-        "top_p": 0.0 if drawing["top_p"] == 1 else float(drawing["top_p"]),
+        "top_p": float(drawing["top_p"]),
     }

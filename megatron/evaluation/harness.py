@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from megatron.common.device import current_device
 from megatron.common.errors import ConfigError, DataError
 from megatron.common.optional import require
+from megatron.evaluation.chat import ChatTemplate
 from megatron.evaluation.results import plain
 from megatron.neox_arguments.git import get_git_commit_hash
 from megatron.neox_arguments.suggestions import several_nearest
@@ -26,8 +28,10 @@ def require_harness() -> None:
 
 
 def check_tasks(neox_args) -> None:
-    """Find a wrong eval_tasks or eval_include_path before hours of work. Raises: ConfigError, MissingPackageError."""
+    """Find a wrong key before anything is loaded or trained. Raises: ConfigError, MissingPackageError."""
     require_harness()
+    if neox_args.eval_apply_chat_template:
+        ChatTemplate(neox_args.tokenizer_type, neox_args.vocab_file)
     chosen_tasks(neox_args.eval_tasks, neox_args.eval_include_path)
 
 
@@ -36,7 +40,7 @@ def chosen_tasks(names: list[str] | None, include_path: str | list[str] | None) 
 
     Raises: ConfigError with all that are unknown and what is like them.
     """
-    known = _manager(_folders(include_path)).all_tasks
+    known = _manager_for(names, include_path).all_tasks
     found: dict[str, None] = {}
     problems = []
     for name in names or DEFAULT_TASKS:
@@ -44,7 +48,9 @@ def chosen_tasks(names: list[str] | None, include_path: str | list[str] | None) 
         found.update(dict.fromkeys(matches))
         if not matches:
             near = several_nearest(name, known)
-            hint = f"did you mean {' or '.join(near)}?" if near else "tasks of your own: set eval_include_path"
+            hint = (
+                f"did you mean {' or '.join(near)}?" if near else "tasks of your own: set eval_include_path"
+            )
             problems.append(f"eval_tasks: lm_eval knows no task {name!r}; {hint}")
     if problems:
         raise ConfigError(problems)
@@ -59,12 +65,23 @@ def _folders(include_path: str | list[str] | None) -> tuple[str, ...]:
     return tuple(str(Path(folder).resolve()) for folder in folders)
 
 
+def _manager_for(names: list[str] | None, include_path: str | list[str] | None):
+    """The index of all tasks, or of the user's own where these are all that is asked for."""
+    folders = _folders(include_path)
+    if folders and names:
+        # Tasks, not groups: those may be made of the harness's.
+        own = _manager(folders, include_defaults=False)
+        if set(names) <= set(own.all_subtasks):
+            return own
+    return _manager(folders)
+
+
 @functools.cache
-def _manager(folders: tuple[str, ...]):
-    """The index of all tasks; reading thousands of small files takes seconds."""
+def _manager(folders: tuple[str, ...], include_defaults: bool = True):
+    """Reading the harness's thousands of small files takes ten seconds and more."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=list(folders) or None)
+    return TaskManager(include_path=list(folders) or None, include_defaults=include_defaults)
 
 
 def evaluate_tasks(
@@ -86,13 +103,14 @@ def evaluate_tasks(
     neox_args = adapter.neox_args
     limit = neox_args.eval_limit if limit is None else limit
     folders = neox_args.eval_include_path
-    tasks = chosen_tasks(names or neox_args.eval_tasks, folders)
+    names = names or neox_args.eval_tasks
+    tasks = chosen_tasks(names, folders)
     try:
         with _own_random_numbers():
             results = simple_evaluate(
                 model=adapter,
                 tasks=tasks,
-                task_manager=_manager(_folders(folders)),
+                task_manager=_manager_for(names, folders),
                 num_fewshot=neox_args.eval_num_fewshot if num_fewshot is None else num_fewshot,
                 limit=limit,
                 bootstrap_iters=bootstrap_iters,
@@ -123,9 +141,18 @@ def evaluate_tasks(
 def _own_random_numbers() -> Iterator[None]:
     """The harness seeds everybody's generators; a training that goes on must not notice."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    own = current_device()
+    with torch.random.fork_rng(devices=[own] if own.type != "cpu" else []):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def table(results: dict[str, Any]) -> str:
+    """The harness's own table of results, and the one of its groups if there are any."""
+    from lm_eval.utils import make_table
+
+    parts = ["results", "groups"] if results.get("groups") else ["results"]
+    return "\n".join(make_table(results, part) for part in parts)

@@ -21,8 +21,8 @@ def _plain_value(value: Any) -> Any:
 
 
 def metrics_of(results: dict[str, Any]) -> dict[str, float]:
-    """`<task>_<metric>` -> value of all numbers. The harness calls a metric "name,filter"; the filter `none` is left out,
-    any other is the end of the name."""
+    """`<task>_<metric>` -> value of all numbers. The harness calls a metric "name,filter"; the filter `none` is left
+    out, any other is the end of the name."""
     found = {}
     for task, values in results["results"].items():
         for key, value in values.items():

@@ -59,7 +59,9 @@ class TextCoder:
         """
         moved = [_blanks_moved(context, continuation) for context, continuation in pairs]
         bare = self.encode_all((continuation for context, continuation in moved if not context), bare=True)
-        known = self.encode_all(text for context, rest in moved if context for text in (context, context + rest))
+        known = self.encode_all(
+            text for context, rest in moved if context for text in (context, context + rest)
+        )
         questions = []
         for context, continuation in moved:
             if context:
@@ -72,7 +74,7 @@ class TextCoder:
         return questions
 
     def _question(self, whole: list[int], context: int) -> Question:
-        # Where the tokenizer has drawn the end of the context and the continuation together, the last token is asked for.
+        # Where a token holds the end of the context and the whole continuation, that token is asked for.
         targets = whole[context:] or whole[-1:]
         if len(targets) > self.max_length:
             raise DataError(

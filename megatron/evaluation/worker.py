@@ -59,7 +59,9 @@ class Worker:
             own, places = rows[self.replica :: self.replicas], starts[self.replica :: self.replicas]
             found = self._score_batch(own or rows[:1])
             if found is not None and own:
-                spread = [place + n for place, row in zip(places, own, strict=True) for n in range(len(row.targets))]
+                spread = [
+                    place + n for place, row in zip(places, own, strict=True) for n in range(len(row.targets))
+                ]
                 answers[torch.tensor(spread, device=answers.device)] = found
         self.model.share(answers)
         if self.replicas > 1:
@@ -115,16 +117,20 @@ class _Texts:
 
     def of(self, row: int) -> str:
         first, last = int(self.batch.start[row]), int(self.batch.end[row])
-        return self.tokenizer.detokenize(self.batch.tokens[row, first : last + 1].tolist()) if last >= first else ""
+        return (
+            self.tokenizer.detokenize(self.batch.tokens[row, first : last + 1].tolist())
+            if last >= first
+            else ""
+        )
 
     def close_finished(self) -> None:
         """End the rows in whose text one of the ends has come up, however its characters fall into tokens."""
         if not self.until:
             return
-        for row in (~self.batch.closed).nonzero().flatten().tolist():
-            text = self.of(row)
-            if any(end in text for end in self.until):
-                self.batch.closed[row] = True
+        for row, closed in enumerate(list(self.batch.closed)):
+            if not closed:
+                text = self.of(row)
+                self.batch.closed[row] = any(end in text for end in self.until)
 
 
 def cut(text: str, until: list[str]) -> str:

@@ -60,6 +60,8 @@ POSITIVE = (
     "rms_norm_epsilon",
     "scalenorm_epsilon",
     "init_method_std",
+    "eval_limit",
+    "eval_batch_size",
 )
 NOT_NEGATIVE = (
     # 0 evaluates never, or only at the end.
@@ -75,6 +77,8 @@ NOT_NEGATIVE = (
     "maximum_tokens",
     "num_samples",
     "iteration",
+    "eval_num_fewshot",
+    "eval_bootstrap_iters",
 )
 PROBABILITIES = ("attention_dropout", "hidden_dropout", "top_p", "rotary_pct", "warmup")
 
@@ -386,6 +390,16 @@ def _uploading(args: Any) -> Iterator[str]:
 def _prompts(args: Any) -> Iterator[str]:
     if args.text_gen_type == "input-file" and not args.sample_input_file:
         yield "text_gen_type: input-file needs sample_input_file"
+
+
+@rule("eval_tasks", "eval_include_path", "eval_limit")
+def _evaluation(args: Any) -> Iterator[str]:
+    for key in ("eval_tasks", "eval_include_path"):
+        value = getattr(args, key)
+        if isinstance(value, list) and not (value and all(isinstance(item, str) and item for item in value)):
+            yield f"{key}={value} must list names"
+    if (args.eval_limit or 0) > 1 and args.eval_limit != int(args.eval_limit):
+        yield f"eval_limit={args.eval_limit} must be a whole number of documents, or a share below 1"
 
 
 @rule("fp16_lm_cross_entropy", "precision")
