@@ -31,7 +31,7 @@ from megatron.engine.stages import time_instructions
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
 from megatron.evaluation.harness import check_tasks
-from megatron.evaluation.run import evaluate_in_training
+from megatron.evaluation.run import evaluate_in_training, remind_of_validation
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
@@ -76,8 +76,6 @@ def pretrain(neox_args) -> int:
         check_save_directory(neox_args.save)
         if neox_args.s3_path:
             RemoteTree.of_run(neox_args).check()
-    if neox_args.eval_tasks and neox_args.rank == 0:
-        check_tasks(neox_args)
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()
 
@@ -97,10 +95,7 @@ def pretrain(neox_args) -> int:
         neox_args, iteration=neox_args.iteration
     )
     state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
-    if neox_args.eval_tasks and not state.do_valid:
-        warn(
-            "eval_tasks run together with the validation, and there is none: give validation data and eval_iters"
-        )
+    remind_of_validation(neox_args, state.do_valid)
     if neox_args.save:
         warn_of_later_checkpoints(neox_args, state.iteration)
     timers("model and optimizer").stop()
@@ -147,6 +142,8 @@ def check_settings(neox_args) -> None:
     ]
     if missing:
         raise ConfigError(missing)
+    if neox_args.eval_tasks and neox_args.rank == 0:
+        check_tasks(neox_args)
 
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from megatron.common.console import info
+from megatron.common.console import info, warn
 from megatron.evaluation.harness import table
 from megatron.evaluation.results import metrics_of, write_results
 from megatron.logging.metrics import Metrics
@@ -35,6 +35,14 @@ def evaluate_in_training(engine, forward_step_fn, neox_args) -> dict[str, float]
     if not neox_args.eval_tasks:
         return {}
     return metrics_of(run_eval_harness(engine, forward_step_fn, neox_args, bootstrap_iters=0))
+
+
+def remind_of_validation(neox_args, do_valid: bool) -> None:
+    """Say so if the tasks of a training will never be due."""
+    if neox_args.eval_tasks and not do_valid:
+        warn(
+            "eval_tasks run together with the validation, and there is none: give validation data and eval_iters"
+        )
 
 
 def report_results(neox_args, results: dict[str, Any]) -> None:

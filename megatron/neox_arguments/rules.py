@@ -15,6 +15,7 @@ from megatron.neox_arguments import (
     schedule_options,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
+from megatron.neox_arguments.evaluation_options import EVALUATION_KEYS, evaluation_problems
 from megatron.neox_arguments.mup_options import MUP_KEYS, mup_problems
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
@@ -60,8 +61,6 @@ POSITIVE = (
     "rms_norm_epsilon",
     "scalenorm_epsilon",
     "init_method_std",
-    "eval_limit",
-    "eval_batch_size",
 )
 NOT_NEGATIVE = (
     # 0 evaluates never, or only at the end.
@@ -77,8 +76,6 @@ NOT_NEGATIVE = (
     "maximum_tokens",
     "num_samples",
     "iteration",
-    "eval_num_fewshot",
-    "eval_bootstrap_iters",
 )
 PROBABILITIES = ("attention_dropout", "hidden_dropout", "top_p", "rotary_pct", "warmup")
 
@@ -392,14 +389,7 @@ def _prompts(args: Any) -> Iterator[str]:
         yield "text_gen_type: input-file needs sample_input_file"
 
 
-@rule("eval_tasks", "eval_include_path", "eval_limit")
-def _evaluation(args: Any) -> Iterator[str]:
-    for key in ("eval_tasks", "eval_include_path"):
-        value = getattr(args, key)
-        if isinstance(value, list) and not (value and all(isinstance(item, str) and item for item in value)):
-            yield f"{key}={value} must list names"
-    if (args.eval_limit or 0) > 1 and args.eval_limit != int(args.eval_limit):
-        yield f"eval_limit={args.eval_limit} must be a whole number of documents, or a share below 1"
+RULES.reading(*EVALUATION_KEYS)(evaluation_problems)
 
 
 @rule("fp16_lm_cross_entropy", "precision")
