@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from megatron.common.hosts import find_hostfile
 from megatron.neox_arguments import (
     block_sizes,
     curriculum,
@@ -468,12 +467,6 @@ for _keys, _problems in (
 def _filters(args: Any) -> Iterator[str]:
     if args.include and args.exclude:
         yield "include and exclude are both set; use one of them"
-
-
-@rule("num_nodes", "hostfile", "force_multi")
-def _machines(args: Any) -> Iterator[str]:
-    if args.num_nodes > 1 and not args.force_multi and find_hostfile(args.hostfile) is None:
-        yield f"num_nodes={args.num_nodes}, but without a hostfile there is only this machine; set hostfile"
 
 
 @rule("master_port")

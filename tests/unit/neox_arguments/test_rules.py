@@ -176,7 +176,6 @@ def test_a_mistake_is_told_once_and_without_its_consequences():
         {"num_layers": -2},
         {"num_gpus": -1, "global_num_gpus": None},
         {"global_num_gpus": 0},
-        {"num_nodes": 2},
         {"optimizer": {"type": "Adam", "params": {"lr": -1}}},
         {"include": "localhost", "exclude": "localhost", "global_num_gpus": None},
     )
