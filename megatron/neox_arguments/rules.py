@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from megatron.common import slurm
 from megatron.common.hosts import find_hostfile
 from megatron.neox_arguments import (
     block_sizes,
@@ -466,9 +467,10 @@ def _filters(args: Any) -> Iterator[str]:
         yield "include and exclude are both set; use one of them"
 
 
-@rule("num_nodes", "hostfile", "force_multi")
+@rule("num_nodes", "hostfile", "force_multi", "launcher")
 def _machines(args: Any) -> Iterator[str]:
-    if args.num_nodes > 1 and not args.force_multi and find_hostfile(args.hostfile) is None:
+    allocated = args.launcher == "slurm" and slurm.allocation()
+    if args.num_nodes > 1 and not args.force_multi and not allocated and find_hostfile(args.hostfile) is None:
         yield f"num_nodes={args.num_nodes}, but without a hostfile there is only this machine; set hostfile"
 
 
