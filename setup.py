@@ -61,7 +61,7 @@ if __name__ == "__main__":
         license="Apache-2.0",
         python_requires=">=3.10,<3.14",
         packages=find_packages(include=["megatron", "megatron.*"]),
-        package_data={"megatron": ["**/*.cpp", "**/*.cu", "**/*.h"]},
+        package_data={"megatron": ["**/*.cpp", "**/*.cu", "**/*.h", "**/*.html", "**/*.css", "**/*.js"]},
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS,
     )
