@@ -38,6 +38,7 @@ EXTRAS["dev"] = [
     *EXTRAS["spm"],
     *EXTRAS["tiktoken"],
     *EXTRAS["s3"],
+    *EXTRAS["plot"],
     "moto[server]>=5",  # a server that speaks S3's language
     "mypy>=1.10",
     "pre-commit>=3",

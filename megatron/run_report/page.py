@@ -211,9 +211,8 @@ def _settings(runs: list[Run]) -> str:
     for label, group, is_open in ((shared, changed, len(runs) == 1), ("Defaults", rest, False)):
         if group:
             opened = " open" if is_open else ""
-            parts.append(
-                f"<details{opened}><summary>{label} <small>{len(group)}</small></summary>{_table(group, runs)}</details>"
-            )
+            heading = f"<summary>{label} <small>{len(group)}</small></summary>"
+            parts.append(f"<details{opened}>{heading}{_table(group, runs)}</details>")
     return "".join(parts)
 
 

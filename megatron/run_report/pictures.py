@@ -25,7 +25,9 @@ def draw_pictures(runs: list[Run], folder: str | Path) -> list[Path]:
     for chart in charts:
         path = folder / f"{chart.key}.png"
         with atomic_path(path) as temporary:
-            _draw(chart, runs, {n: found for (key, n), found in points.items() if key == chart.key}, temporary)
+            _draw(
+                chart, runs, {n: found for (key, n), found in points.items() if key == chart.key}, temporary
+            )
         written.append(path)
     return written
 
@@ -42,7 +44,9 @@ def _draw(chart: Chart, runs: list[Run], points: dict[int, Points], path: Path) 
             axes.vlines(found.x, 0, found.y, colors=colour, linewidth=2, label=name)
         else:
             style = {"linestyle": "--" if number // len(COLOURS) % 2 else "-", "linewidth": 1.4}
-            axes.plot(found.x, found.y, color=colour, label=name, marker="." if len(found.x) <= 40 else "", **style)
+            axes.plot(
+                found.x, found.y, color=colour, label=name, marker="." if len(found.x) <= 40 else "", **style
+            )
         if found.low is not None:
             axes.fill_between(found.x, found.low, found.high, color=colour, alpha=0.16, linewidth=0)
         for start in runs[number].starts[1:]:

@@ -92,7 +92,9 @@ def find_metrics(place: Path) -> Path:
     if place.is_file():
         return place
     if not place.is_dir():
-        raise DataError(f"{place} does not exist: name the folder that a run writes its {METRICS} to, its log_dir")
+        raise DataError(
+            f"{place} does not exist: name the folder that a run writes its {METRICS} to, its log_dir"
+        )
     if (place / METRICS).is_file():
         return place / METRICS
     for folder in _log_dirs(place):
@@ -153,7 +155,9 @@ class _Curve:
 
     def __init__(self, run: Run):
         self._run = run
-        self._kept: list[tuple[int, float | None, dict[str, float]]] = []  # iteration, seconds of running, values
+        self._kept: list[
+            tuple[int, float | None, dict[str, float]]
+        ] = []  # iteration, seconds of running, values
         self._began: float | None = None  # time of the current start
         self._before = 0.0  # seconds of running of all earlier starts
 
@@ -182,8 +186,10 @@ class _Curve:
         self._begin(start)
 
     def _start_without_mark(self, iteration: int, time: float | None) -> None:
-        lost = self._rewind(iteration - 1)
-        self._begin(Start(self._kept[-1][0] if self._kept else 0, time, lost))
+        reached = self._kept[-1][0] if self._kept else 0
+        self._rewind(iteration - 1)
+        begun_after = self._kept[-1][0] if self._kept else 0
+        self._begin(Start(begun_after, time, reached - begun_after))
 
     def _begin(self, start: Start) -> None:
         if self._run.starts and self._began is not None and self._run.last_time is not None:
@@ -210,7 +216,9 @@ class _Curve:
                 else:
                     iterations.append(iteration)
                     numbers.append(value)
-        series = {tag: Series(np.array(x, np.int64), np.array(y, np.float64)) for tag, (x, y) in found.items()}
+        series = {
+            tag: Series(np.array(x, np.int64), np.array(y, np.float64)) for tag, (x, y) in found.items()
+        }
         self._run.seconds = series.pop("", EMPTY)
         self._run.series = series
 

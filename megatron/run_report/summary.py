@@ -42,7 +42,9 @@ def facts(run: Run) -> list[Fact]:
 
 def worth_showing(all_facts: list[list[Fact]]) -> list[int]:
     """Numbers of the facts that a run has something to say about."""
-    return [n for n, column in enumerate(zip(*all_facts, strict=True)) if any(f.value != NONE for f in column)]
+    return [
+        n for n, column in enumerate(zip(*all_facts, strict=True)) if any(f.value != NONE for f in column)
+    ]
 
 
 def diverged_at(run: Run) -> int | None:
@@ -95,7 +97,9 @@ def _time(run: Run) -> Fact:
     if not len(run.seconds):
         return Fact("Running time")
     ended = moment(run.last_time)
-    return Fact("Running time", human_duration(float(run.seconds.values[-1])), f"until {ended}" if ended else "")
+    return Fact(
+        "Running time", human_duration(float(run.seconds.values[-1])), f"until {ended}" if ended else ""
+    )
 
 
 def _speed(run: Run) -> Fact:
