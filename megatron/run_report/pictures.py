@@ -43,11 +43,12 @@ def _draw(chart: Chart, runs: list[Run], points: dict[int, Points], path: Path) 
         if chart.events:
             axes.vlines(found.x, 0, found.y, colors=colour, linewidth=2, label=name)
         else:
-            style = {"linestyle": "--" if number // len(COLOURS) % 2 else "-", "linewidth": 1.4}
+            line = "--" if number // len(COLOURS) % 2 else "-"
+            marker = "." if len(found.x) <= 40 else ""
             axes.plot(
-                found.x, found.y, color=colour, label=name, marker="." if len(found.x) <= 40 else "", **style
+                found.x, found.y, color=colour, label=name, marker=marker, linestyle=line, linewidth=1.4
             )
-        if found.low is not None:
+        if found.low is not None and found.high is not None:
             axes.fill_between(found.x, found.low, found.high, color=colour, alpha=0.16, linewidth=0)
         for start in runs[number].starts[1:]:
             axes.axvline(start.iteration, color=colour, linewidth=0.8, linestyle=(0, (3, 4)))
