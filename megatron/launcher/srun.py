@@ -64,7 +64,7 @@ def in_order_of_ranks(pool: Pool, environment: Mapping[str, str] = os.environ) -
             "launcher=slurm, but there is no allocation here, nor a hostfile: submit the command with sbatch "
             "(tools/clusters/train.sbatch), or type it within salloc"
         )
-    allocated = list(slurm.allocation(environment))
+    allocated = list(slurm.allocation(environment=environment))
     if foreign := [host for host in pool if allocated and host not in allocated]:
         raise LaunchError(
             f"host {foreign[0]!r} is not among those of this Slurm job ({', '.join(allocated)}); correct the hostfile"
