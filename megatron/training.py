@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 
@@ -19,6 +20,7 @@ from megatron.engine import saves
 from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
 from megatron.engine.characters import CharCounter, tokens_per_char_of_all
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
+from megatron.engine.serving import served_weights
 from megatron.engine.setup import (
     build_engine,
     get_learning_rate_scheduler,
@@ -96,23 +98,16 @@ def pretrain(neox_args) -> None:
         for iterator in shift_and_wrap_data_loaders(neox_args, data_loaders, iteration=state.iteration)
     )
     timers.log(["data loaders", "model and optimizer"])
-    metrics = Metrics(neox_args)
-    if state.do_train and state.iteration < neox_args.train_iters:
-        train(
-            neox_args,
-            timers,
-            engine,
-            reference,
-            optimizer,
-            lr_scheduler,
-            train_data,
-            valid_data,
-            state,
-            metrics,
-        )
-    elif state.do_train:
-        info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
-    finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
+    with served_weights(neox_args, engine) as server, closing(Metrics(neox_args)) as metrics:
+        if state.do_train and state.iteration < neox_args.train_iters:
+            train(
+                neox_args, timers, engine, reference, optimizer, lr_scheduler, train_data, valid_data, state, metrics
+            )  # fmt: skip
+        elif state.do_train:
+            info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
+        if server is not None:
+            server.no_more_steps()
+        finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
 
 
 def check_settings(neox_args) -> None:
@@ -122,7 +117,7 @@ def check_settings(neox_args) -> None:
         f"set {' or '.join(keys)}: {why}"
         for keys, why in (
             (lengths, "how long to train"),
-            (sources, "what to train on"),
+            *([] if neox_args.dataset_impl == "online" else [(sources, "what to train on")]),
             (("optimizer",), "how to train, e.g. {type: Adam, params: {lr: 1.0e-3}}"),
         )
         if not any(getattr(neox_args, key) for key in keys)
@@ -145,7 +140,6 @@ def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, 
                     neox_args, f"the end of training for {name} data", forward_step, data, engine, state.iteration,
                     verbose=name == "test", timers=timers, chart_name=name, metrics=metrics,
                 )  # fmt: skip
-    metrics.close()
 
 
 def update_iterations(neox_args, data_loaders: dict) -> None:
