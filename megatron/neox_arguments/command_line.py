@@ -6,6 +6,7 @@ import binascii
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def deepy_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--conf_dir", "-d", help="folder of the configuration files")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print configuration, plan and command; start nothing"
+        "--dry-run", action="store_true", help="print configuration, plan and command; do not start the job"
+    )
+    parser.add_argument(
+        "--preflight", action="store_true", help="first check every host and the network between them"
     )
     keys = parser.add_argument_group("configuration keys")
     keys.add_argument("--wandb_group", help="Weights & Biases group")
@@ -45,18 +49,18 @@ def deepy_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[str, Any], bool]:
-    """Returns: (configuration files, overriding values, dry run).
+def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[str, Any], dict[str, bool]]:
+    """Returns: (configuration files, overriding values, what else is wanted: dry_run, preflight).
 
     Raises: LaunchError if the script does not exist.
     """
     given = vars(deepy_parser().parse_args(input_args))
     files = config_paths(given.pop("conf_file"), given.pop("conf_dir"))
-    dry_run = given.pop("dry_run")
+    wanted = {name: given.pop(name) for name in ("dry_run", "preflight")}
     given["autotuning_run"] = given.pop("autotuning")
     if not Path(given["user_script"]).is_file():
         raise LaunchError(f"{given['user_script']}: no such script; name an existing one, such as train.py")
-    return files, {key: value for key, value in given.items() if value is not None}, dry_run
+    return files, {key: value for key, value in given.items() if value is not None}, wanted
 
 
 def worker_parser() -> argparse.ArgumentParser:
@@ -120,21 +124,29 @@ def as_argument(key: str, value: Any) -> list[str]:
 
 
 def launcher_options(args: Any) -> list[str]:
-    """Options of DeepSpeed's launcher that differ from its defaults.
-
-    Comment and account go into --launcher_args: mainline's launcher has no flags for them.
-    """
+    """Options of DeepSpeed's launcher that differ from its defaults."""
     options: list[str] = []
     for key, value in args.runner_options().items():
         if key == "num_gpus" and (args.include or args.exclude):
             continue
-        if key in ("comment", "account", "autotuning_run"):
+        if key in ("comment", "account", "autotuning_run", "launcher_args"):
             continue
         options += as_argument(key, value)
+    starter = starter_arguments(args)
     # One word, because the value itself begins with dashes.
-    slurm = [f"--{key}={value}" for key in ("comment", "account") if (value := getattr(args, key))]
-    options += [f"--launcher_args={' '.join(slurm)}"] if slurm else []
+    options += [f"--launcher_args={starter}"] if starter else []
     for key, variable in (("hostfile", "DLTS_HOSTFILE"), ("master_addr", "MASTER_ADDR")):
         if os.environ.get(variable):
             options += [f"--{key}", os.environ[variable]]
     return options
+
+
+def starter_arguments(args: Any) -> str:
+    """What the program behind `launcher` is told besides; "" for nothing.
+
+    Comment and account are among it: mainline DeepSpeed's launcher has no flags for them.
+    """
+    slurm = [
+        f"--{key}={shlex.quote(value)}" for key in ("comment", "account") if (value := getattr(args, key))
+    ]
+    return " ".join([*([args.launcher_args] if args.launcher_args else []), *slurm])
