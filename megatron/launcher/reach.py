@@ -20,7 +20,7 @@ _PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "slurm": (("srun",), ""),
     "jsrun": (("jsrun",), ""),
 }
-_ALIKE = ("mpich", "impi", "mvapich", "jsrun")
+_ALIKE = ("mpich", "impi", "mvapich", "jsrun", "slurm")
 
 
 def is_this_machine(host: str) -> bool:
