@@ -30,6 +30,8 @@ from megatron.engine.setup import (
 from megatron.engine.stages import time_instructions
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
+from megatron.evaluation.harness import check_tasks
+from megatron.evaluation.run import evaluate_in_training, remind_of_validation
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
@@ -93,6 +95,7 @@ def pretrain(neox_args) -> int:
         neox_args, iteration=neox_args.iteration
     )
     state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
+    remind_of_validation(neox_args, state.do_valid)
     if neox_args.save:
         warn_of_later_checkpoints(neox_args, state.iteration)
     timers("model and optimizer").stop()
@@ -141,6 +144,8 @@ def check_settings(neox_args) -> None:
     ]
     if missing:
         raise ConfigError(missing)
+    if neox_args.eval_tasks and neox_args.rank == 0:
+        check_tasks(neox_args)
 
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
@@ -389,11 +394,19 @@ def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
 
 @torch.no_grad()
 def evaluate(
-    neox_args, forward_step_fn, data_iterator, model, verbose: bool = False, timers=None, reference_model=None
+    neox_args,
+    forward_step_fn,
+    data_iterator,
+    model,
+    verbose: bool = False,
+    timers=None,
+    reference_model=None,
+    with_tasks: bool = True,
 ) -> dict[str, float]:
     """Mean loss, metrics and perplexity over `eval_iters` global batches.
 
-    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too.
+    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too,
+    and, unless told otherwise, `<task>_<metric>` of all `eval_tasks`.
     """
     timers = timers or Timers()
     counter = None
@@ -417,7 +430,7 @@ def evaluate(
     results["lm_loss_ppl"] = perplexity(results["lm_loss"])
     if neox_args.char_level_ppl:
         results["lm_loss_char_lvl_ppl"] = perplexity(results["lm_loss"] * tokens_per_char_of_all(counter))
-    return results
+    return results | (evaluate_in_training(model, forward_step_fn, neox_args) if with_tasks else {})
 
 
 def evaluate_and_print_results(
@@ -433,9 +446,14 @@ def evaluate_and_print_results(
     reference_model=None,
     metrics: Metrics | None = None,
 ) -> dict[str, float]:
-    """Evaluate, print a ruled line and log under `validation/` or `test/`."""
+    """Evaluate, print a ruled line and log under `validation/` or `test/`; scores of tasks, which have nothing to do
+    with the test data, with the validation, and also under `eval/` as eval.py does."""
     began = time.monotonic()
-    results = evaluate(neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model)
+    results = evaluate(
+        neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model, with_tasks=False
+    )
+    scores = evaluate_in_training(model, forward_step_func, neox_args) if chart_name != "test" else {}
+    results |= scores
     line = f" {chart_name} results at {prefix} | "
     line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())
     print_rank_0("-" * (len(line) + 1))
@@ -443,6 +461,7 @@ def evaluate_and_print_results(
     print_rank_0("-" * (len(line) + 1))
     if metrics is not None:
         tags = {f"{chart_name}/{name}": value for name, value in results.items()}
+        tags |= {f"eval/{name}": value for name, value in scores.items()}
         metrics.log({**tags, "runtime/evaluation_time": time.monotonic() - began}, iteration)
     return results
 

@@ -14,6 +14,7 @@ from megatron.neox_arguments import (
     schedule_options,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
+from megatron.neox_arguments.evaluation_options import EVALUATION_KEYS, evaluation_problems
 from megatron.neox_arguments.mup_options import MUP_KEYS, mup_problems
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
@@ -385,6 +386,9 @@ def _uploading(args: Any) -> Iterator[str]:
 def _prompts(args: Any) -> Iterator[str]:
     if args.text_gen_type == "input-file" and not args.sample_input_file:
         yield "text_gen_type: input-file needs sample_input_file"
+
+
+RULES.reading(*EVALUATION_KEYS)(evaluation_problems)
 
 
 @rule("fp16_lm_cross_entropy", "precision")

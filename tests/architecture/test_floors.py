@@ -12,7 +12,16 @@ FLOORS = (
     ("mpu", "fused_kernels", "tokenizer"),
     ("model", "data", "optimizers", "learning_rates"),
     ("objectives", "families"),
-    ("initialize", "engine", "checkpointing", "conversion", "logging", "generation", "evaluation"),
+    (
+        "initialize",
+        "engine",
+        "checkpointing",
+        "conversion",
+        "logging",
+        "generation",
+        "evaluation",
+        "run_report",
+    ),
     ("gradient_noise_scale",),
     ("training", "mup_substitute", "text_generation_utils", "planning", "utils"),
 )
