@@ -107,7 +107,9 @@ def pretrain(neox_args) -> int:
 
     train_data, valid_data, test_data = (
         TimedIterator(iterator, timers("data wait")) if iterator is not None else None
-        for iterator in shift_and_wrap_data_loaders(neox_args, data_loaders, iteration=state.iteration)
+        for iterator in shift_and_wrap_data_loaders(
+            neox_args, data_loaders, iteration=state.iteration, samples=engine.samples_before
+        )
     )
     timers.log(["data loaders", "model and optimizer"])
     with served_weights(neox_args, engine) as server, closing(Metrics(neox_args)) as metrics:
@@ -176,7 +178,7 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     """Build model, optimizer and schedule into an engine and load the checkpoint that the config names.
 
     Returns: (engine, optimizer, learning rate scheduler, reference engine or None). `engine.loaded_iteration` is the
-    iteration that was loaded, 0 for a fresh start.
+    iteration that was loaded, 0 for a fresh start; `engine.samples_before` the samples that had been read by then.
     """
     objective = build_objective(neox_args)
     model = get_model(neox_args, use_cache)
@@ -195,7 +197,8 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
         engine.set_batch_fn(engine.batch_function)
     if without_optimizer:
         # DeepSpeed's count of steps is what a curriculum goes by.
-        engine.loaded_iteration = engine.global_steps = started_at or 0
+        engine.loaded_iteration, engine.samples_before = started_at or (0, 0)
+        engine.global_steps = engine.loaded_iteration
     else:
         engine.loaded_iteration = load_checkpoint(
             neox_args, engine, optimizer, lr_scheduler, iteration=iteration

@@ -5,6 +5,7 @@ import re
 import socket
 from pathlib import Path
 
+from megatron.common import slurm
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 
@@ -97,18 +98,22 @@ def resource_pool(
     exclude: str | None = None,
     num_nodes: int = -1,
     num_gpus: int | None = None,
+    launcher: str | None = None,
 ) -> Pool:
     """Slots to use on each host; {} where neither a host file nor a filter says anything.
 
-    Without a host file the filters speak of this machine as "localhost".
+    Without a host file, launcher "slurm" takes the hosts of the allocation; otherwise the filters speak of this machine
+    as "localhost".
 
     Raises: LaunchError.
     """
     path = find_hostfile(hostfile)
-    if path is None and not (include or exclude):
+    allocated = slurm.allocation(num_gpus) if launcher == "slurm" and path is None else {}
+    if path is None and not allocated and not (include or exclude):
         return {}
-    if path is not None:
-        pool = {host: list(range(slots)) for host, slots in read_hostfile(path).items()}
+    if path is not None or allocated:
+        found = read_hostfile(path) if path is not None else allocated
+        pool = {host: list(range(slots)) for host, slots in found.items()}
     else:
         pool = {"localhost": list(range(local_slots(include)))}
     pool = filter_pool(pool, include, exclude)

@@ -13,14 +13,14 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 # For each launcher its program's usual names, and what its --version says where several programs share a name.
 _PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "pdsh": (("pdsh",), ""),
-    "openmpi": (("mpirun", "mpirun.openmpi"), "Open MPI"),
+    "openmpi": (("mpirun", "mpirun.openmpi"), "(Open"),  # (Open MPI) or (OpenRTE)
     "mpich": (("mpirun", "mpirun.mpich", "mpiexec.hydra"), "HYDRA"),
     "impi": (("mpirun", "mpiexec.hydra"), "Intel(R) MPI"),
     "mvapich": (("mpirun", "mpiexec.hydra"), "HYDRA"),
     "slurm": (("srun",), ""),
     "jsrun": (("jsrun",), ""),
 }
-_ALIKE = ("mpich", "impi", "mvapich", "jsrun")
+_ALIKE = ("mpich", "impi", "mvapich", "jsrun", "slurm")
 
 
 def is_this_machine(host: str) -> bool:
