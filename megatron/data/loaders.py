@@ -45,14 +45,16 @@ def make_data_loader(dataset, neox_args, name: str = "data") -> DataLoader | Non
     # random state, and a resumed run would no longer draw what the uninterrupted one did.
     generator = torch.Generator()
     generator.manual_seed(neox_args.seed)
+    # Live samples come in one order, to one process.
+    workers = 0 if getattr(dataset, "live", False) else neox_args.num_workers
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=neox_args.num_workers,
+        num_workers=workers,
         collate_fn=collate,
         pin_memory=device.has_accelerator(),
         worker_init_fn=_start_worker,
-        persistent_workers=neox_args.num_workers > 0,
+        persistent_workers=workers > 0,
         generator=generator,
     )
 
