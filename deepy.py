@@ -19,14 +19,17 @@ def main(input_args: list[str] | None = None) -> int:
         from megatron.planning import show_plan
 
         show_plan(neox_args)
-        return 0
+        if not neox_args.preflight:
+            return 0
     info(neox_args.summary())
     job = launcher.resolve(neox_args, neox_args.worker_arguments())
+    if neox_args.preflight:
+        launcher.run_preflight(job, launcher.run)
+        if neox_args.dry_run:
+            return 0
     launcher.check(job)
     info(job.describe())
-    if job.is_local:
-        return launcher.run_local(job)
-    return launcher.run_multi_host(job)
+    return launcher.run(job)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import torch
 
@@ -10,15 +12,17 @@ from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
-from megatron.common.console import info, print_rank_0
+from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
-from megatron.common.errors import ConfigError, DataError
+from megatron.common.errors import COME_AGAIN, DataError
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
 from megatron.engine import saves
 from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
 from megatron.engine.characters import CharCounter, tokens_per_char_of_all
+from megatron.engine.needed import check_settings
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
+from megatron.engine.serving import served_weights
 from megatron.engine.setup import (
     build_engine,
     get_learning_rate_scheduler,
@@ -29,6 +33,8 @@ from megatron.engine.setup import (
 from megatron.engine.stages import time_instructions
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
+from megatron.evaluation.harness import check_tasks
+from megatron.evaluation.run import evaluate_in_training, remind_of_validation
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
@@ -61,11 +67,16 @@ __all__ = [
 ]
 
 
-def pretrain(neox_args) -> None:
-    """Train a model as the config says: from the data loaders to the last save and the test."""
+def pretrain(neox_args) -> int:
+    """Train a model as the config says: from the data loaders to the last save and the test.
+
+    Returns: the exit code, COME_AGAIN if a signal has ended the training and another start would go on.
+    """
     began = time.monotonic()
     timers = Timers(tensorboard_writer=neox_args.tensorboard_writer)
     check_settings(neox_args)
+    if neox_args.eval_tasks and neox_args.rank == 0:
+        check_tasks(neox_args)
     if neox_args.save:
         check_save_directory(neox_args.save)
         if neox_args.s3_path:
@@ -75,7 +86,7 @@ def pretrain(neox_args) -> None:
 
     if neox_args.save_base_shapes:
         save_base_shapes(neox_args)
-        return
+        return 0
     timers("data loaders").start()
     data_loaders = build_train_valid_test_data_loaders(neox_args)
     update_iterations(neox_args, data_loaders)
@@ -83,57 +94,38 @@ def pretrain(neox_args) -> None:
 
     if neox_args.coord_check:
         mup_coord_check(neox_args, timers, None, shift_and_wrap_data_loaders(neox_args, data_loaders)[0])
-        return
+        return 0
     timers("model and optimizer").start()
     engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(
         neox_args, iteration=neox_args.iteration
     )
     state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
+    remind_of_validation(neox_args, state.do_valid)
     if neox_args.save:
         warn_of_later_checkpoints(neox_args, state.iteration)
     timers("model and optimizer").stop()
 
     train_data, valid_data, test_data = (
         TimedIterator(iterator, timers("data wait")) if iterator is not None else None
-        for iterator in shift_and_wrap_data_loaders(neox_args, data_loaders, iteration=state.iteration)
+        for iterator in shift_and_wrap_data_loaders(
+            neox_args, data_loaders, iteration=state.iteration, samples=engine.samples_before
+        )
     )
     timers.log(["data loaders", "model and optimizer"])
-    metrics = Metrics(neox_args)
-    # Every start of a run writes this; an iteration above 0 says that the run goes on.
-    start = {"runtime/devices": neox_args.world_size, "runtime/startup_time": time.monotonic() - began}
-    metrics.log(start, state.iteration)
-    if state.do_train and state.iteration < neox_args.train_iters:
-        train(
-            neox_args,
-            timers,
-            engine,
-            reference,
-            optimizer,
-            lr_scheduler,
-            train_data,
-            valid_data,
-            state,
-            metrics,
-        )
-    elif state.do_train:
-        info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
-    finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
-
-
-def check_settings(neox_args) -> None:
-    """Raises: ConfigError naming everything that training cannot do without and other scripts can."""
-    lengths, sources = ("train_iters", "train_epochs"), ("data_path", "train_data_paths")
-    missing = [
-        f"set {' or '.join(keys)}: {why}"
-        for keys, why in (
-            (lengths, "how long to train"),
-            (sources, "what to train on"),
-            (("optimizer",), "how to train, e.g. {type: Adam, params: {lr: 1.0e-3}}"),
-        )
-        if not any(getattr(neox_args, key) for key in keys)
-    ]
-    if missing:
-        raise ConfigError(missing)
+    with served_weights(neox_args, engine) as server, closing(Metrics(neox_args)) as metrics:
+        # Every start of a run writes this; an iteration above 0 says that the run goes on.
+        start = {"runtime/devices": neox_args.world_size, "runtime/startup_time": time.monotonic() - began}
+        metrics.log(start, state.iteration)
+        if state.do_train and state.iteration < neox_args.train_iters:
+            train(
+                neox_args, timers, engine, reference, optimizer, lr_scheduler, train_data, valid_data, state, metrics
+            )  # fmt: skip
+        elif state.do_train:
+            info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
+        if server is not None:
+            server.no_more_steps()
+        finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
+    return exit_code(neox_args, state)
 
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
@@ -150,7 +142,19 @@ def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, 
                     neox_args, f"the end of training for {name} data", forward_step, data, engine, state.iteration,
                     verbose=name == "test", timers=timers, chart_name=name, metrics=metrics,
                 )  # fmt: skip
-    metrics.close()
+
+
+def exit_code(neox_args, state: TrainState) -> int:
+    """0, or COME_AGAIN if the training was told to go on later and another start would."""
+    if not state.to_be_continued:
+        return 0
+    if neox_args.save and neox_args.load and Path(neox_args.save).resolve() == Path(neox_args.load).resolve():
+        info(f"exit code {COME_AGAIN}: the next start goes on from iteration {state.iteration}")
+        return COME_AGAIN
+    warn(
+        "another start would not go on from here, so none is asked for; set save and load to the same folder"
+    )
+    return 0
 
 
 def update_iterations(neox_args, data_loaders: dict) -> None:
@@ -174,7 +178,7 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     """Build model, optimizer and schedule into an engine and load the checkpoint that the config names.
 
     Returns: (engine, optimizer, learning rate scheduler, reference engine or None). `engine.loaded_iteration` is the
-    iteration that was loaded, 0 for a fresh start.
+    iteration that was loaded, 0 for a fresh start; `engine.samples_before` the samples that had been read by then.
     """
     objective = build_objective(neox_args)
     model = get_model(neox_args, use_cache)
@@ -193,7 +197,8 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
         engine.set_batch_fn(engine.batch_function)
     if without_optimizer:
         # DeepSpeed's count of steps is what a curriculum goes by.
-        engine.loaded_iteration = engine.global_steps = started_at or 0
+        engine.loaded_iteration, engine.samples_before = started_at or (0, 0)
+        engine.global_steps = engine.loaded_iteration
     else:
         engine.loaded_iteration = load_checkpoint(
             neox_args, engine, optimizer, lr_scheduler, iteration=iteration
@@ -257,6 +262,7 @@ def train(
                 now = time.strftime("%Y-%m-%d %H:%M:%S")
                 info(f"rank: 0 | time: {now} | exiting the program at iteration {state.iteration}")
                 break
+        state.to_be_continued = stop.to_be_continued and state.iteration < neox_args.train_iters
     timers("interval time").stop()
     return state.iteration
 
@@ -367,11 +373,19 @@ def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
 
 @torch.no_grad()
 def evaluate(
-    neox_args, forward_step_fn, data_iterator, model, verbose: bool = False, timers=None, reference_model=None
+    neox_args,
+    forward_step_fn,
+    data_iterator,
+    model,
+    verbose: bool = False,
+    timers=None,
+    reference_model=None,
+    with_tasks: bool = True,
 ) -> dict[str, float]:
     """Mean loss, metrics and perplexity over `eval_iters` global batches.
 
-    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too.
+    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too,
+    and, unless told otherwise, `<task>_<metric>` of all `eval_tasks`.
     """
     timers = timers or Timers()
     counter = None
@@ -395,7 +409,7 @@ def evaluate(
     results["lm_loss_ppl"] = perplexity(results["lm_loss"])
     if neox_args.char_level_ppl:
         results["lm_loss_char_lvl_ppl"] = perplexity(results["lm_loss"] * tokens_per_char_of_all(counter))
-    return results
+    return results | (evaluate_in_training(model, forward_step_fn, neox_args) if with_tasks else {})
 
 
 def evaluate_and_print_results(
@@ -411,9 +425,14 @@ def evaluate_and_print_results(
     reference_model=None,
     metrics: Metrics | None = None,
 ) -> dict[str, float]:
-    """Evaluate, print a ruled line and log under `validation/` or `test/`."""
+    """Evaluate, print a ruled line and log under `validation/` or `test/`; scores of tasks, which have nothing to do
+    with the test data, with the validation, and also under `eval/` as eval.py does."""
     began = time.monotonic()
-    results = evaluate(neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model)
+    results = evaluate(
+        neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model, with_tasks=False
+    )
+    scores = evaluate_in_training(model, forward_step_func, neox_args) if chart_name != "test" else {}
+    results |= scores
     line = f" {chart_name} results at {prefix} | "
     line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())
     print_rank_0("-" * (len(line) + 1))
@@ -421,6 +440,7 @@ def evaluate_and_print_results(
     print_rank_0("-" * (len(line) + 1))
     if metrics is not None:
         tags = {f"{chart_name}/{name}": value for name, value in results.items()}
+        tags |= {f"eval/{name}": value for name, value in scores.items()}
         metrics.log({**tags, "runtime/evaluation_time": time.monotonic() - began}, iteration)
     return results
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 ERROR_DIR_VARIABLE = "NEOX_ERROR_DIR"
 INTERRUPTED = 130
+# EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again and it goes on.
+COME_AGAIN = 75
 LINGER_SECONDS = 10.0
 
 # Faults of the outside world that any reading or writing may meet, and what to do about them.
@@ -83,7 +85,12 @@ def run_main(main: Callable, *args) -> None:
     Started by the local launcher (NEOX_ERROR_DIR set), a failing worker leaves its error in a file, so that the
     launcher can show each distinct error once however many ranks it struck, and waits to be ended; otherwise it prints
     the error itself.
+
+    SIGUSR1 is a scheduler's announcement that the time is over. A script that has nothing to save leaves at once with
+    COME_AGAIN; training, while it lasts, has a handler of its own (megatron/engine/stop.py).
     """
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(COME_AGAIN))
     # A terminal that knows fewer characters shows the others as their numbers.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

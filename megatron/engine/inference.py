@@ -1,7 +1,7 @@
 """A model that answers: full-vocabulary logits in any layout, without DeepSpeed's engines."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from megatron.common import device
 from megatron.common.errors import ConfigError
 from megatron.engine.setup import get_model
 from megatron.initialize import initialize_megatron
+from megatron.model.transformer import LAST, Places
 from megatron.mpu.linear import answering
 from megatron.mpu.state import current
 from megatron.neox_arguments import NeoXArgs
@@ -98,35 +99,53 @@ class InferenceModel:
         """One pass through all stages; collective over the ranks of the replica.
 
         Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens;
-        last_only: compute the logits of the last position alone.
+        last_only: leave out the logits of all positions but the last.
         Returns: logits [b, n or 1, V] of the padded vocabulary on the last stage, None on the others.
         """
-        batch, length = tokens.shape
         prompt = self._prompt_due()
-        inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
-        with answering(), self._output_of(last_only):
-            outputs = self.module(inputs)
-        if not self.is_last_stage:
-            dist.send(
-                outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group()
-            )
-            return None
-        if outputs.shape[-1] != self.neox_args.padded_vocab_size:
-            outputs = mpu.gather_from_model_parallel_region(outputs)
-        return outputs if last_only else outputs[:, prompt:]
+        with self._output(LAST if last_only else None, parallel=False):
+            outputs = self._run_stages(tokens, position_ids, prompt)
+        return outputs if outputs is None or last_only else outputs[:, prompt:]
 
     __call__ = forward
 
+    @torch.no_grad()
+    def logits_at(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Like forward, but without the logits of other positions, and every rank keeps its part of the vocabulary.
+
+        Args: rows, columns: int64 [n], the positions whose logits are wanted.
+        Returns: logits [n, V/tp] on the ranks of the last stage, None on the others.
+        """
+        prompt = self._prompt_due()
+        with self._output((rows, columns + prompt), parallel=True):
+            return self._run_stages(tokens, position_ids, prompt)
+
     @contextlib.contextmanager
-    def _output_of(self, last_only: bool) -> Iterator[None]:
-        """Within the block logits are those of the last position, or of all."""
+    def _output(self, places: Places | None, parallel: bool) -> Iterator[None]:
+        """Within the block the model puts out the logits of these places, cut over the ranks or whole."""
+        before = [layer.parallel_output for layer in self._outputs]
         for layer in self._outputs:
-            layer.last_only = last_only
+            layer.places, layer.parallel_output = places, parallel
         try:
             yield
         finally:
-            for layer in self._outputs:
-                layer.last_only = False
+            for layer, was_parallel in zip(self._outputs, before, strict=True):
+                layer.places, layer.parallel_output = None, was_parallel
+
+    def _run_stages(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor, prompt: int
+    ) -> torch.Tensor | None:
+        """What the last stage puts out; None on the others."""
+        batch, length = tokens.shape
+        inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
+        with answering():
+            outputs = self.module(inputs)
+        if self.is_last_stage:
+            return outputs
+        dist.send(outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group())
+        return None
 
     def _prompt_due(self) -> int:
         """Positions that a soft prompt adds to this pass: none to the later pieces of a cached text."""
@@ -158,7 +177,10 @@ def as_inference_model(model, neox_args) -> InferenceModel:
 
 
 def setup_for_inference_or_eval(
-    use_cache: bool = True, overwrite_values: dict | None = None, input_args: list[str] | None = None
+    use_cache: bool = True,
+    overwrite_values: dict | None = None,
+    input_args: list[str] | None = None,
+    check: Callable[[NeoXArgs], None] | None = None,
 ) -> tuple[InferenceModel, NeoXArgs]:
     """Config from the command line, process grid, model, and the weights of the checkpoint named by `load`.
 
@@ -166,6 +188,7 @@ def setup_for_inference_or_eval(
         use_cache: keep keys and values of the past.
         overwrite_values: config values that win over the command line's.
         input_args: the command line; None takes sys.argv.
+        check: called with the config on rank 0 before anything is loaded.
     Raises: ConfigError when `load` is not set or the file of prompts does not exist.
     """
     values = INFERENCE_OVERRIDES | dict(overwrite_values or {})
@@ -177,6 +200,8 @@ def setup_for_inference_or_eval(
         # Found before the minutes that loading a large model may take.
         raise ConfigError(f"sample_input_file={prompts} is no file; name the text file of prompts")
     neox_args.configure_distributed_args()
+    if check is not None and neox_args.rank == 0:
+        check(neox_args)
     neox_args.build_tokenizer()
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()

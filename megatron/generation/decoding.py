@@ -170,8 +170,10 @@ class Decoder:
         return torch.empty(0, device=self.model.device) if logits is None else logits[:, -1].float()
 
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:
-        tokens = self.sampler(logits) if self.model.is_sampler else torch.empty_like(self.batch.start)
-        return self.model.share(tokens)
+        if not self.model.is_sampler:
+            return self.model.share(torch.empty_like(self.batch.start))
+        # A row that still stands in its prompt draws nothing, or its text would depend on the rows beside it.
+        return self.model.share(self.sampler(logits, [first <= self.position for first in self.starts]))
 
     def _advance(self, chosen: torch.Tensor, logits: torch.Tensor) -> None:
         """Write the chosen tokens at the current position, and see which rows end there."""

@@ -3,5 +3,14 @@
 from megatron.launcher.job import Job, check, resolve
 from megatron.launcher.local import run_local
 from megatron.launcher.multi_host import run_multi_host
+from megatron.launcher.preflight import run_preflight
 
-__all__ = ["Job", "check", "resolve", "run_local", "run_multi_host"]
+__all__ = ["Job", "check", "resolve", "run", "run_local", "run_multi_host", "run_preflight"]
+
+
+def run(job: Job) -> int:
+    """Run a job to its end, on this machine or on several.
+
+    Returns: its exit code.
+    """
+    return run_local(job) if job.is_local else run_multi_host(job)

@@ -49,8 +49,8 @@ def _pdsh(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[str]:
     command, _, _ = starter.get_cmd({}, job.hosts)
     folder = os.path.abspath(".")
     command[command.index(f"cd {folder};")] = f"cd {shlex.quote(folder)};"
-    # It would show every command in full, which is mostly base64.
-    command.insert(len(command) - 1 - len(job.arguments), "--log_level=warning")
+    # It would show every command in full, which is mostly base64, at its start and at its failure.
+    command.insert(len(command) - 1 - len(job.arguments), "--log_level=critical")
     return command
 
 
@@ -100,21 +100,12 @@ def _mvapich(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[st
     return starter.get_cmd({}, job.hosts)
 
 
-def _slurm(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[str]:
-    """srun takes the variables from its own environment: in --export a value with a comma would be cut."""
-    from deepspeed.launcher import multinode_runner
-
-    starter = multinode_runner.SlurmRunner(arguments, "", _counts(job))
-    return starter.get_cmd({}, job.hosts)
-
-
 _BUILDERS = {
     "pdsh": _pdsh,
     "openmpi": _openmpi,
     "mpich": _mpich,
     "impi": _impi,
     "mvapich": _mvapich,
-    "slurm": _slurm,
 }
 
 

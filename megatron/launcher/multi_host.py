@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megatron.common.console import print_rank_0
-from megatron.launcher.exports import exports
+from megatron.launcher.exports import exports, inherited
 from megatron.launcher.failures import exit_code
 from megatron.launcher.job import Job
 from megatron.launcher.jsrun import jsrun_command
 from megatron.launcher.local import die_with_parent
+from megatron.launcher.srun import srun_command
 
 # Where the starter finds this package, from whatever folder the user types.
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ def run_multi_host(job: Job, extra: Mapping[str, str] | None = None) -> int:
         process = subprocess.Popen(
             starter_command(job, given, Path(folder)),
             # A scheduler's own starter carries this whole environment to the hosts.
-            env={**os.environ, **given, "PYTHONPATH": f"{_PROJECT}{os.pathsep}{given['PYTHONPATH']}"},
+            env={**inherited(job), **given, "PYTHONPATH": f"{_PROJECT}{os.pathsep}{given['PYTHONPATH']}"},
             # Ctrl-C reaches us alone, who pass it on.
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),
@@ -53,6 +54,8 @@ def starter_command(job: Job, given: Mapping[str, str], folder: Path) -> list[st
     if job.launcher == "jsrun":
         meeting = {"MASTER_ADDR": job.master_addr, "MASTER_PORT": str(job.master_port)}
         return jsrun_command(job, {**given, **meeting}, os.environ)
+    if job.launcher == "slurm":
+        return srun_command(job, os.environ)
     request = folder / "job.json"
     request.write_text(json.dumps({"job": asdict(job), "exports": dict(given)}), encoding="utf-8")
     return [sys.executable, "-m", "megatron.launcher.host_commands", str(request)]

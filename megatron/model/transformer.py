@@ -160,14 +160,19 @@ class NormPipe(torch.nn.Module):
         return hidden if self.project_out is None else self.project_out(hidden)
 
 
+# Rows and columns: int64 [n] each for n places, slices for [b, some of s] of them.
+Places = tuple[torch.Tensor, torch.Tensor] | tuple[slice, slice]
+LAST: Places = (slice(None), slice(-1, None))  # the last position of every row
+
+
 class ParallelLinear(torch.nn.Module):
     """Untied output projection, with a bias if use_bias_in_output says so.
 
     Args: parallel_output: keep the logits cut over the ranks; is_last_layer: matters to muP only.
-    Attributes: last_only: compute the logits of the last position alone.
+    Attributes: places: index into [b, s] of the only logits that are wanted; None: all.
     """
 
-    last_only = False
+    places: Places | None = None
 
     def __init__(
         self,
@@ -194,8 +199,8 @@ class ParallelLinear(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:
         """[b, s, h] -> (logits [b, s, V/tp or V], None)."""
-        if self.last_only:
-            hidden = hidden[:, -1:]
+        if self.places is not None:
+            hidden = hidden[self.places]
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         logits, _ = self.final_linear(hidden)
@@ -226,11 +231,10 @@ def parallel_lm_logits(
 class TiedOutput:
     """Output projection with the word embeddings as its weight; owns no parameters.
 
-    Called as (embedding, hidden [b, s, h]) -> logits [b, s, V/tp or V].
-    Attributes: last_only: compute the logits of the last position alone.
+    Called as (embedding, hidden [b, s, h]) -> logits [b, s, V/tp or V]. Attributes: places: as of ParallelLinear.
     """
 
-    last_only = False
+    places: Places | None = None
 
     def __init__(self, neox_args, parallel_output: bool = True):
         self.parallel_output = parallel_output
@@ -239,8 +243,8 @@ class TiedOutput:
         self.vocab_rows = logical_vocab_size(neox_args)
 
     def __call__(self, embedding: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        if self.last_only:
-            hidden = hidden[:, -1:]
+        if self.places is not None:
+            hidden = hidden[self.places]
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         logits = parallel_lm_logits(

@@ -38,6 +38,7 @@ from megatron.neox_arguments.steps import Findings
 from megatron.neox_arguments.suggestions import nearest, unknown_key
 from megatron.neox_arguments.support import unsupported
 from megatron.neox_arguments.types import Mismatch, admits_none, choices_of, conform, describe
+from megatron.registry import lookup
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +86,7 @@ class NeoXArgs(
     """
 
     dry_run = False
+    preflight = False
     assumes_devices = False
     tokenizer = None
     tensorboard_writer = None
@@ -130,15 +132,19 @@ class NeoXArgs(
 
     @classmethod
     def consume_deepy_args(cls, input_args: list[str] | None = None) -> "NeoXArgs":
-        """From the command line of deepy.py. Attribute `dry_run` tells whether only a plan is wanted."""
-        files, overrides, dry_run = command_line.parse_deepy(input_args)
+        """From the command line of deepy.py.
+
+        Attributes: dry_run: only a plan is wanted; preflight: the hosts are to be checked first.
+        """
+        files, overrides, wanted = command_line.parse_deepy(input_args)
         values, texts = read_files(files)
         values = {**values, "config_files": texts, **overrides}
         if values.get("use_wandb") and not values.get("wandb_group"):
             values["wandb_group"] = f"run-{secrets.token_hex(4)}"
-        planned = assume_devices(values) if dry_run else values
+        planned = assume_devices(values) if wanted["dry_run"] else values
         args = cls.from_dict(planned)
-        args.dry_run, args.assumes_devices = dry_run, planned != values
+        args.dry_run, args.preflight = wanted["dry_run"], wanted["preflight"]
+        args.assumes_devices = planned != values
         return args
 
     @classmethod
@@ -381,6 +387,15 @@ class NeoXArgs(
         """On rank 0 open `tensorboard_writer` in tensorboard_dir; without the package, warn and go on."""
         if self.tensorboard_dir and self.rank == 0:
             self.tensorboard_writer = log_files.event_writer(self.tensorboard_dir)
+
+    def initialize_comet(self) -> None:
+        """With use_comet start `comet_experiment` on rank 0, which the log goes to.
+
+        Raises: MissingPackageError without the package; NeoXError without a key.
+        """
+        sink = lookup("log sink", "comet")
+        if sink.wanted(self, self.rank or 0):
+            sink(self)
 
     def enable_logging(self) -> None:
         """Copy standard output and error of this process into files of log_dir; rank 0 writes the configuration too."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from megatron.common.hosts import find_hostfile
 from megatron.neox_arguments import (
     block_sizes,
     curriculum,
@@ -13,8 +12,10 @@ from megatron.neox_arguments import (
     profiling,
     rope_scaling,
     schedule_options,
+    serving,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
+from megatron.neox_arguments.evaluation_options import EVALUATION_KEYS, evaluation_problems
 from megatron.neox_arguments.mup_options import MUP_KEYS, mup_problems
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
@@ -60,6 +61,7 @@ POSITIVE = (
     "rms_norm_epsilon",
     "scalenorm_epsilon",
     "init_method_std",
+    "online_dataserver_timeout",
 )
 NOT_NEGATIVE = (
     # 0 evaluates never, or only at the end.
@@ -286,6 +288,12 @@ def _sparsity(args: Any) -> Iterator[str]:
     yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
 
 
+@rule("qk_layernorm_per_head", "norm")
+def _norm_of_each_head(args: Any) -> Iterator[str]:
+    if args.qk_layernorm_per_head and args.norm != "layernorm":
+        yield f"qk_layernorm_per_head is there for norm: layernorm only, not {args.norm}"
+
+
 @rule("gpt_j_residual", "norm_placement")
 def _norm_placement(args: Any) -> Iterator[str]:
     if args.gpt_j_residual and args.norm_placement == "post":
@@ -388,6 +396,9 @@ def _prompts(args: Any) -> Iterator[str]:
         yield "text_gen_type: input-file needs sample_input_file"
 
 
+RULES.reading(*EVALUATION_KEYS)(evaluation_problems)
+
+
 @rule("fp16_lm_cross_entropy", "precision")
 def _half_precision_loss(args: Any) -> Iterator[str]:
     if args.fp16_lm_cross_entropy and args.precision != "fp16":
@@ -456,6 +467,7 @@ for _keys, _problems in (
     (MUP_KEYS, mup_problems),
     (profiling.KEYS, profiling.problems),
     (schedule_options.KEYS, schedule_options.problems),
+    (serving.KEYS, serving.problems),
 ):
     rule(*_keys)(_problems)
 
@@ -464,12 +476,6 @@ for _keys, _problems in (
 def _filters(args: Any) -> Iterator[str]:
     if args.include and args.exclude:
         yield "include and exclude are both set; use one of them"
-
-
-@rule("num_nodes", "hostfile", "force_multi")
-def _machines(args: Any) -> Iterator[str]:
-    if args.num_nodes > 1 and not args.force_multi and find_hostfile(args.hostfile) is None:
-        yield f"num_nodes={args.num_nodes}, but without a hostfile there is only this machine; set hostfile"
 
 
 @rule("master_port")
