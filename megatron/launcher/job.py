@@ -30,7 +30,8 @@ class Job:
     """One script on the slots of some hosts.
 
     hosts: slots by host; is_local: this machine alone, started by our own launcher; on_gpus: slots are devices;
-    owns_interrupt: Ctrl-C is for the script, which has a conversation on the terminal, not a wish to end the job.
+    owns_interrupt: Ctrl-C is for the script, which has a conversation on the terminal, not a wish to end the job;
+    patience: seconds without progress that are a stall, 0 for no limit.
     """
 
     script: str
@@ -41,6 +42,7 @@ class Job:
     master_addr: str
     master_port: int
     owns_interrupt: bool = False
+    patience: float = 0.0
 
     @property
     def size(self) -> int:
@@ -89,6 +91,8 @@ def resolve(args: Any, arguments: list[str]) -> Job:
         master_addr=args.master_addr or ("127.0.0.1" if is_local else next(iter(pool), "")),
         master_port=_port(args.master_port, is_local),
         owns_interrupt=args.text_gen_type == "interactive",
+        # A person may take any time to type.
+        patience=0.0 if args.text_gen_type == "interactive" else args.watchdog_timeout,
     )
     if pool and job.size != args.global_num_gpus:
         raise LaunchError(
