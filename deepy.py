@@ -22,11 +22,11 @@ def main(input_args: list[str] | None = None) -> int:
         return 0
     info(neox_args.summary())
     job = launcher.resolve(neox_args, neox_args.worker_arguments())
-    launcher.check(job, neox_args.launcher)
+    launcher.check(job)
     info(job.describe())
     if job.is_local:
         return launcher.run_local(job)
-    return launcher.run_multi_host(neox_args.get_deepspeed_main_args())
+    return launcher.run_multi_host(job)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Bring one process into the job: device, process group, process grid, random seeds."""
 
-import importlib
+import importlib.util
 import os
 import random
 import warnings
@@ -66,15 +66,17 @@ def initialize_distributed(neox_args) -> None:
                 "MASTER_PORT": free_port(),
             }
             os.environ.update({name: str(value) for name, value in alone.items()})
+        os.environ.setdefault("MASTER_PORT", str(DEFAULT_PORT))
+        _check_meeting_place(neox_args.deepspeed_mpi)
         try:
             deepspeed.init_distributed(
                 dist_backend=device.backend(neox_args.distributed_backend),
                 auto_mpi_discovery=neox_args.deepspeed_mpi,
-                distributed_port=int(os.environ.get("MASTER_PORT", DEFAULT_PORT)),
+                distributed_port=int(os.environ["MASTER_PORT"]),
                 verbose=False,
             )
         except torch.distributed.DistNetworkError as error:
-            address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', DEFAULT_PORT)}"
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise LaunchError(
                 f"the processes cannot meet at {address} ({str(error).splitlines()[0]}): another job may use the port;"
                 " choose another master_port"
@@ -91,6 +93,18 @@ def initialize_distributed(neox_args) -> None:
         )
     topology = PipeModelDataParallelTopology(num_pp=pipe, num_mp=tensor, num_dp=world_size // (pipe * tensor))
     mpu.initialize_model_parallel(tensor, topology=topology, fp32_allreduce=neox_args.fp32_allreduce)
+
+
+def _check_meeting_place(mpi_may_tell: bool) -> None:
+    """Raises: LaunchError if the processes of a job do not know where to meet."""
+    if "MASTER_ADDR" in os.environ:
+        return
+    advice = "set master_addr in the configuration, or the environment variable MASTER_ADDR, to rank 0's host"
+    # With deepspeed_mpi, DeepSpeed asks MPI through that package.
+    if not mpi_may_tell:
+        raise LaunchError(f"the launcher does not say where the processes meet: {advice}")
+    if importlib.util.find_spec("mpi4py") is None:
+        raise LaunchError(f"nobody says where the processes meet, and mpi4py is not installed: {advice}")
 
 
 def shut_down() -> None:

@@ -26,6 +26,7 @@ from megatron.engine.setup import (
     get_optimizer,
     restore_full_precision_masters,
 )
+from megatron.engine.stages import time_instructions
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
 from megatron.gradient_noise_scale import GradientNoiseScale
@@ -62,6 +63,7 @@ __all__ = [
 
 def pretrain(neox_args) -> None:
     """Train a model as the config says: from the data loaders to the last save and the test."""
+    began = time.monotonic()
     timers = Timers(tensorboard_writer=neox_args.tensorboard_writer)
     check_settings(neox_args)
     if neox_args.save:
@@ -97,6 +99,9 @@ def pretrain(neox_args) -> None:
     )
     timers.log(["data loaders", "model and optimizer"])
     metrics = Metrics(neox_args)
+    # Every start of a run writes this; an iteration above 0 says that the run goes on.
+    start = {"runtime/devices": neox_args.world_size, "runtime/startup_time": time.monotonic() - began}
+    metrics.log(start, state.iteration)
     if state.do_train and state.iteration < neox_args.train_iters:
         train(
             neox_args,
@@ -222,6 +227,8 @@ def train(
     if state.iteration == 0 and neox_args.save and is_save_iter(neox_args, 0):
         saves.save(neox_args, timers, model, state, metrics)
     model.train()
+    if neox_args.is_pipe_parallel:
+        time_instructions(model, timers)
     timers("interval time").start()
     with StopSignal() as stop, Profiler.from_config(neox_args, model) as profiler:
         while state.iteration < neox_args.train_iters:
@@ -405,6 +412,7 @@ def evaluate_and_print_results(
     metrics: Metrics | None = None,
 ) -> dict[str, float]:
     """Evaluate, print a ruled line and log under `validation/` or `test/`."""
+    began = time.monotonic()
     results = evaluate(neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model)
     line = f" {chart_name} results at {prefix} | "
     line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())
@@ -412,7 +420,8 @@ def evaluate_and_print_results(
     print_rank_0(line)
     print_rank_0("-" * (len(line) + 1))
     if metrics is not None:
-        metrics.log({f"{chart_name}/{name}": value for name, value in results.items()}, iteration)
+        tags = {f"{chart_name}/{name}": value for name, value in results.items()}
+        metrics.log({**tags, "runtime/evaluation_time": time.monotonic() - began}, iteration)
     return results
 
 

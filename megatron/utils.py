@@ -12,12 +12,13 @@ from megatron.common import device
 from megatron.common.console import print_rank_0
 from megatron.common.hosts import resource_pool
 from megatron.common.timers import Timer, Timers
+from megatron.common.wandb_key import get_wandb_api_key
 from megatron.engine.characters import CharCounter
 from megatron.engine.inference import setup_for_inference_or_eval
 from megatron.engine.overflow import OverflowMonitor
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.logging.report import report_memory
-from megatron.logging.sinks.wandb import WandbSink, get_wandb_api_key, start_run
+from megatron.logging.sinks.wandb import WandbSink, start_run
 from megatron.neox_arguments.attention_types import expand_attention_types
 from megatron.objectives.pretrain import positions_and_loss_mask
 

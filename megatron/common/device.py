@@ -139,7 +139,8 @@ def memory_stats() -> dict[str, float]:
 
     with open("/proc/self/statm", encoding="ascii") as file:
         resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # The kernel brings the peak up to date now and then only.
+    peak = max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return {"allocated": resident, "max allocated": peak, "reserved": resident, "max reserved": peak}
 
 

@@ -1,9 +1,8 @@
 """What is to be started, and where: resolved and checked before any process exists."""
 
 import os
-import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,13 @@ from megatron.common.console import info
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 from megatron.common.hosts import Pool, free_port, resource_pool
+from megatron.common.wandb_key import get_wandb_api_key
+from megatron.launcher.reach import check_hosts, is_this_machine
+from megatron.neox_arguments.command_line import starter_arguments
 
 DEFAULT_PORT = 29500
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-# The program behind each value of the key `launcher`.
-_STARTERS = {
-    "pdsh": "pdsh",
-    "openmpi": "mpirun",
-    "mpich": "mpirun",
-    "impi": "mpirun",
-    "mvapich": "mpirun",
-    "slurm": "srun",
-}
+# Launchers that place processes by themselves, without ssh of ours.
+PLACED_BY_SCHEDULER = ("slurm", "jsrun")
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,10 @@ class Job:
 
     hosts: slots by host; is_local: this machine alone, started by our own launcher; on_gpus: slots are devices;
     owns_interrupt: Ctrl-C is for the script, which has a conversation on the terminal, not a wish to end the job;
-    patience: seconds without progress that are a stall, 0 for no limit.
+    launcher, launcher_args: what starts the processes of several hosts; checks_ssh: see first whether they can be
+    reached; trackers: experiment trackers that the hosts need the environment variables of; keys: what their packages
+    would find on this machine only; patience: seconds without progress that are a stall, 0 for no limit;
+    restarts: how often it has been started again.
     """
 
     script: str
@@ -42,7 +39,13 @@ class Job:
     master_addr: str
     master_port: int
     owns_interrupt: bool = False
+    launcher: str = "pdsh"
+    launcher_args: str = ""
+    checks_ssh: bool = True
+    trackers: tuple[str, ...] = ()
+    keys: dict[str, str] = field(default_factory=dict, repr=False)
     patience: float = 0.0
+    restarts: int = 0
 
     @property
     def size(self) -> int:
@@ -59,7 +62,8 @@ class Job:
         kind = "GPU" if self.on_gpus else "CPU"
         places = "; ".join(f"{host} slots {_ranges(slots)}" for host, slots in self.hosts.items())
         plural = "es" if self.size > 1 else ""
-        return f"{self.script} on {self.size} {kind} process{plural} ({places}), meeting at {self.address}"
+        through = "" if self.is_local else f" through {self.launcher}"
+        return f"{self.script} on {self.size} {kind} process{plural}{through} ({places}), meeting at {self.address}"
 
     @property
     def address(self) -> str:
@@ -75,7 +79,7 @@ def resolve(args: Any, arguments: list[str]) -> Job:
     """
     pool = resource_pool(args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus)
     devices = accelerator_count()
-    if not pool and not args.force_multi:
+    if not pool and not (args.force_multi and args.launcher in PLACED_BY_SCHEDULER):
         pool = {"localhost": _local_slots(args.num_gpus, devices, args.global_num_gpus)}
     is_local = not args.force_multi and len(pool) == 1 and is_this_machine(next(iter(pool)))
     if is_local and devices:
@@ -87,10 +91,15 @@ def resolve(args: Any, arguments: list[str]) -> Job:
         arguments=tuple(arguments),
         hosts=pool,
         is_local=is_local,
-        on_gpus=bool(devices) or not is_local,
-        master_addr=args.master_addr or ("127.0.0.1" if is_local else next(iter(pool), "")),
+        on_gpus=bool(devices) or (not is_local and os.environ.get("DS_ACCELERATOR") != "cpu"),
+        master_addr=args.master_addr or _first_address(pool, is_local),
         master_port=_port(args.master_port, is_local),
         owns_interrupt=args.text_gen_type == "interactive",
+        launcher=args.launcher,
+        launcher_args=starter_arguments(args),
+        checks_ssh=not args.no_ssh_check and args.launcher not in PLACED_BY_SCHEDULER,
+        trackers=tuple(name for name in ("wandb", "comet") if getattr(args, f"use_{name}")),
+        keys={"WANDB_API_KEY": key} if args.use_wandb and (key := get_wandb_api_key(args)) else {},
         # A person may take any time to type.
         patience=0.0 if args.text_gen_type == "interactive" else args.watchdog_timeout,
     )
@@ -102,7 +111,7 @@ def resolve(args: Any, arguments: list[str]) -> Job:
     return job
 
 
-def check(job: Job, launcher: str) -> None:
+def check(job: Job) -> None:
     """Find now what would otherwise fail inside the processes.
 
     Raises: LaunchError.
@@ -112,10 +121,8 @@ def check(job: Job, launcher: str) -> None:
     if job.is_local:
         check_address(job.master_addr)
         check_port(job.master_addr, job.master_port)
-    elif shutil.which(_STARTERS[launcher]) is None:
-        raise LaunchError(
-            f"launcher={launcher} needs the program {_STARTERS[launcher]!r}, which is not on the PATH"
-        )
+    else:
+        check_hosts(job)
 
 
 def check_address(address: str) -> None:
@@ -146,9 +153,11 @@ def check_port(address: str, port: int) -> None:
     )
 
 
-def is_this_machine(host: str) -> bool:
-    """Whether a host name means this machine."""
-    return host in (*_LOCAL_NAMES, socket.gethostname(), socket.getfqdn())
+def _first_address(pool: Pool, is_local: bool) -> str:
+    """Where processes meet when nobody says: MASTER_ADDR, else the first host."""
+    if is_local:
+        return "127.0.0.1"
+    return os.environ.get("MASTER_ADDR") or next(iter(pool), "")
 
 
 def _local_slots(num_gpus: int | None, devices: int, wanted: int) -> list[int]:

@@ -78,7 +78,7 @@ class _Watch:
             stdin=None if index == 0 else subprocess.DEVNULL,
             # A session of its own: Ctrl-C reaches the launcher alone, which passes it on once.
             start_new_session=True,
-            preexec_fn=_die_with_parent(os.getpid()),
+            preexec_fn=die_with_parent(os.getpid()),
         )
 
     def _wait(self) -> Outcome:
@@ -179,7 +179,7 @@ class _Watch:
             process.wait()
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
+def die_with_parent(parent: int) -> Callable[[], None]:
     """A function for the new process that ties its life to the launcher's, even if that is killed outright."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
 

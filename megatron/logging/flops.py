@@ -2,7 +2,8 @@
 
 Convention (arXiv:2104.04473, arXiv:2204.02311): a multiply-add is two operations; matrix products of the forward pass
 once, of the backward pass twice; attention scores over the full s x s square, although a causal kernel may skip half,
-or over the s x w strip of a window of w positions; block-sparse layouts count as full ones. Model FLOPs (MFU) leave
+or over the s x w strip of a window of w positions, or over as much of the square as a block-sparse layout has of all
+the blocks that causal attention has. Model FLOPs (MFU) leave
 recomputation out; hardware FLOPs (HFU) count the forward pass of recomputed layers again.
 """
 
@@ -10,7 +11,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from megatron.model.attention.backend import pattern_of_layer
+from megatron.model.attention.pattern import BlockLayout
 from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
 from megatron.neox_arguments.block_sizes import gmlp_width, mamba_channels
 from megatron.neox_arguments.experts import expert_width, has_experts
@@ -54,10 +58,33 @@ def _transformer(args: Any, layer_number: int, sequence: int) -> float:
         heads * head_size(args) for heads in (args.num_attention_heads, key_value_heads(args))
     )
     projections = 2 * args.hidden_size * 2 * (query_width + kv_width)
-    window = pattern_of_layer(args, layer_number, None).window
-    scores_and_mixture = 4 * min(sequence, window or sequence) * query_width
+    scores_and_mixture = 4 * _seen(args, layer_number, sequence) * query_width
     mlp = _experts(args) if has_experts(args, layer_number) else 2 * args.hidden_size * sum(mlp_sizes(args))
     return projections + scores_and_mixture + mlp
+
+
+def _seen(args: Any, layer_number: int, sequence: int) -> float:
+    """Keys that count for a query."""
+    pattern = pattern_of_layer(args, layer_number, None)
+    seen = float(min(sequence, pattern.window or sequence))
+    if pattern.layout is None:
+        return seen
+    options = (args.attention_config[layer_number], str(args.sparsity_config), args.seed, layer_number)
+    key = (*options, pattern.layout.heads, sequence)
+    if key not in _SHARES:
+        _SHARES[key] = _share_of_blocks(pattern.layout, sequence)
+    return min(seen, sequence * _SHARES[key])
+
+
+# Shares of layouts that have been counted, which for long sequences takes a while.
+_SHARES: dict[tuple, float] = {}
+
+
+def _share_of_blocks(layout: BlockLayout, sequence: int) -> float:
+    """Of the blocks up to the own one, how many a block of queries sees: mean over queries and this rank's heads."""
+    blocks = -(-sequence // layout.block)
+    table = layout.table(sequence, torch.device("cpu"))[:, :blocks, :blocks]
+    return float(table.sum()) / (table.shape[0] * blocks * (blocks + 1) / 2)
 
 
 def _experts(args: Any) -> float:

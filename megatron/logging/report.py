@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,11 +18,12 @@ from megatron.logging.flops import (
 )
 from megatron.logging.metrics import Metrics
 from megatron.logging.parameters import ParameterReport
-from megatron.neox_arguments.curriculum import length_at
+from megatron.neox_arguments.curriculum import length_at, tokens_until
 
 # Keys of the running totals that are not metrics.
 ADVANCED, SKIPPED, NAN = "advanced iterations", "skipped iterations", "nan iterations"
-TIMER_NAMES = ("forward", "backward", "optimizer", "batch generator")
+# Parts of an iteration, of those timers that the training step has started.
+TIMER_NAMES = ("forward", "backward", "optimizer", "batch generator", "gradient reduction", "stage exchange")
 
 
 def training_log(
@@ -48,43 +50,85 @@ def training_log(
     _accumulate(total_loss_dict, loss_dict, skipped_iter)
     if iteration % neox_args.log_interval:
         return report_memory_flag
+    interval = Interval.ended(neox_args, timers, iteration)
     values = _interval_means(total_loss_dict) | balance_metrics(neox_args, model)
-    seconds = timers("interval time").elapsed() / neox_args.log_interval
-    waited = timers("data wait").elapsed() / neox_args.log_interval
-    tags = {} if parameter_report is None else parameter_report.tags()
     if noise_scale_logger is not None and (noise_scale := noise_scale_logger.noise_scale) is not None:
         values["noise scale"] = noise_scale
-    first = iteration - neox_args.log_interval + 1
-    lengths = [length_at(neox_args, step) for step in range(first, iteration + 1)]
-    speed = _speed(neox_args, seconds, lengths)
-    print_rank_0(
-        _line(
-            neox_args, iteration, seconds, waited, learning_rate, values, loss_scale, speed, total_loss_dict
-        )
-    )
-    # Skipped steps leave the weights as they were, however bad the loss.
-    if int(total_loss_dict.get(NAN, 0)) == neox_args.log_interval and not total_loss_dict[SKIPPED]:
-        warn(
-            f"since iteration {first} or before the loss is not a number: training "
-            "has diverged; stop it, lower the learning rate, and go on from an earlier checkpoint"
-        )
+    # Collective, so asked for on ranks without trackers too.
+    of_parameters = {} if parameter_report is None else parameter_report.tags()
+    print_rank_0(_line(neox_args, iteration, interval, learning_rate, values, loss_scale, total_loss_dict))
+    _warn_of_divergence(interval, total_loss_dict)
     if metrics is not None:
-        tags |= {f"train/{name.replace(' ', '_')}": value for name, value in values.items()}
+        tags = {f"train/{name.replace(' ', '_')}": value for name, value in values.items()}
         tags |= {"train/learning_rate": learning_rate, "train/loss_scale": loss_scale}
-        tags |= {f"runtime/{name}": value for name, value in speed.items()}
-        tags |= {"runtime/iteration_time": seconds, "runtime/data_wait": waited}
-        if neox_args.curriculum_learning:
-            tags["curriculum_seqlen"] = lengths[-1]
-        times = timers.seconds(list(TIMER_NAMES), normalizer=neox_args.log_interval)
-        tags |= {f"timers/{name}": value for name, value in times.items()}
-        metrics.log(tags, iteration)
+        tags |= {"train/grad_norm": _gradient_norm(model), **of_parameters}
+        metrics.log(tags | _runtime_tags(neox_args, interval, iteration), iteration)
     total_loss_dict.clear()
     if report_memory_flag:
         report_memory(f"after {iteration} iterations")
     _report_recomputation(neox_args.log_interval)
-    if neox_args.wall_clock_breakdown:
-        timers.log(list(TIMER_NAMES), normalizer=neox_args.log_interval)
+    if neox_args.wall_clock_breakdown and interval.times:
+        times = "".join(f" | {name}: {1000 * value:.2f}" for name, value in interval.times.items())
+        print_rank_0(f"time (ms){times}")
     return False
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The iterations since the last report.
+
+    Attributes: first: its first iteration; lengths: tokens of the samples of each iteration; seconds, waited: what an
+    iteration took, and of that the wait for data; times: seconds of each part of an iteration, as far as this rank has
+    timed it; speed: what follows from the seconds, by the names of the runtime tags.
+    """
+
+    first: int
+    lengths: list[int]
+    seconds: float
+    waited: float
+    times: dict[str, float]
+    speed: dict[str, float]
+
+    @classmethod
+    def ended(cls, neox_args, timers, last: int) -> "Interval":
+        """The interval that has ended with an iteration; its timers start anew."""
+        count = neox_args.log_interval
+        first = last - count + 1
+        seconds = timers("interval time").elapsed() / count
+        lengths = [length_at(neox_args, step) for step in range(first, last + 1)]
+        return cls(
+            first,
+            lengths,
+            seconds,
+            waited=timers("data wait").elapsed() / count,
+            times=timers.seconds(list(TIMER_NAMES), normalizer=count, reset=True),
+            speed=_speed(neox_args, seconds, lengths),
+        )
+
+
+def _warn_of_divergence(interval: Interval, totals: dict) -> None:
+    # Skipped steps leave the weights as they were, however bad the loss.
+    if int(totals.get(NAN, 0)) == len(interval.lengths) and not totals[SKIPPED]:
+        warn(
+            f"since iteration {interval.first} or before the loss is not a number: training "
+            "has diverged; stop it, lower the learning rate, and go on from an earlier checkpoint"
+        )
+
+
+def _gradient_norm(model) -> float | None:
+    """L2 norm of all gradients of the last step before clipping, where clipping or the optimizer has measured it."""
+    norm = model.get_global_grad_norm() if hasattr(model, "get_global_grad_norm") else None
+    return None if norm is None else float(norm)
+
+
+def _runtime_tags(neox_args, interval: Interval, iteration: int) -> dict[str, float]:
+    tags = {f"runtime/{name}": value for name, value in interval.speed.items()}
+    tags |= {"runtime/iteration_time": interval.seconds, "runtime/data_wait": interval.waited}
+    tags["runtime/consumed_tokens"] = neox_args.train_batch_size * tokens_until(neox_args, iteration)
+    if neox_args.curriculum_learning:
+        tags["curriculum_seqlen"] = interval.lengths[-1]
+    tags |= {f"memory/{name.replace(' ', '_')}": value for name, value in device.memory_stats().items()}
+    return tags | {f"timers/{name}": value for name, value in interval.times.items()}
 
 
 def _report_recomputation(iterations: int) -> None:
@@ -145,7 +189,10 @@ def _mean(lengths: list[int], count: Callable[[int], float]) -> float:
     return sum(counted[length] for length in lengths) / len(lengths)
 
 
-def _line(neox_args, iteration, seconds, waited, learning_rate, values, loss_scale, speed, totals) -> str:
+def _line(
+    neox_args, iteration: int, interval: Interval, learning_rate: float, values, loss_scale, totals
+) -> str:
+    seconds, speed = interval.seconds, interval.speed
     fields = [
         f" samples/sec: {speed['samples_per_sec']:.3f}",
         f" iteration {iteration:8d}/{neox_args.train_iters:8d}",
@@ -164,7 +211,7 @@ def _line(neox_args, iteration, seconds, waited, learning_rate, values, loss_sca
         f" number of skipped iterations: {totals[SKIPPED]:3d}",
         f" number of nan iterations: {int(totals.get(NAN, 0)):3d}",
         f" tokens/sec: {speed['tokens_per_sec']:,.0f}",
-        f" data wait (ms): {1000 * waited:.1f}",
+        f" data wait (ms): {1000 * interval.waited:.1f}",
         f" time left: {human_duration(left)}",
     ]
     return " |".join(fields) + " |"

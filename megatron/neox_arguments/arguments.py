@@ -342,7 +342,7 @@ class NeoXArgs(
 
     def configure_distributed_args(self) -> None:
         """Take local_rank, rank and world_size from the environment (also Slurm's or MPI's)."""
-        ranks = environment.ranks(self.deepspeed_slurm, self.deepspeed_mpi)
+        ranks = environment.place(self.handover())
         self.local_rank, self.rank, self.world_size = ranks.local_rank, ranks.rank, ranks.world_size
         if ranks.world_size != self.global_num_gpus:
             raise ConfigError(

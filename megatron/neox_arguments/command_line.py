@@ -6,6 +6,7 @@ import binascii
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -120,21 +121,29 @@ def as_argument(key: str, value: Any) -> list[str]:
 
 
 def launcher_options(args: Any) -> list[str]:
-    """Options of DeepSpeed's launcher that differ from its defaults.
-
-    Comment and account go into --launcher_args: mainline's launcher has no flags for them.
-    """
+    """Options of DeepSpeed's launcher that differ from its defaults."""
     options: list[str] = []
     for key, value in args.runner_options().items():
         if key == "num_gpus" and (args.include or args.exclude):
             continue
-        if key in ("comment", "account", "autotuning_run"):
+        if key in ("comment", "account", "autotuning_run", "launcher_args"):
             continue
         options += as_argument(key, value)
+    starter = starter_arguments(args)
     # One word, because the value itself begins with dashes.
-    slurm = [f"--{key}={value}" for key in ("comment", "account") if (value := getattr(args, key))]
-    options += [f"--launcher_args={' '.join(slurm)}"] if slurm else []
+    options += [f"--launcher_args={starter}"] if starter else []
     for key, variable in (("hostfile", "DLTS_HOSTFILE"), ("master_addr", "MASTER_ADDR")):
         if os.environ.get(variable):
             options += [f"--{key}", os.environ[variable]]
     return options
+
+
+def starter_arguments(args: Any) -> str:
+    """What the program behind `launcher` is told besides; "" for nothing.
+
+    Comment and account are among it: mainline DeepSpeed's launcher has no flags for them.
+    """
+    slurm = [
+        f"--{key}={shlex.quote(value)}" for key in ("comment", "account") if (value := getattr(args, key))
+    ]
+    return " ".join([*([args.launcher_args] if args.launcher_args else []), *slurm])

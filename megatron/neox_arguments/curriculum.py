@@ -4,6 +4,7 @@ The length is a closed function of the iteration, so a resumed run goes on exact
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,24 @@ class Curriculum:
         first = math.ceil(lowest / self.step) * self.step
         return min(max(grown // self.step * self.step, first), highest)
 
+    def tokens_until(self, iteration: int) -> int:
+        """The sum of length_at over 1 .. iteration, found stair by stair."""
+        total, first = 0, 1
+        while first <= iteration:
+            end = min(self._end_of_stair(first), iteration)
+            total += (end - first + 1) * self.length_at(first)
+            first = end + 1
+        return total
+
+    def _end_of_stair(self, iteration: int) -> int:
+        """Last iteration of the same length as this one, at most 2^62."""
+        if self.ends:
+            return next((end for end in self.ends if iteration <= end), 2**62)
+        if iteration >= self.total:
+            return 2**62
+        later = range(iteration, self.total + 1)
+        return later[bisect_right(later, self.length_at(iteration), key=self.length_at) - 1]
+
     def all_lengths(self) -> set[int]:
         """Every length that occurs."""
         if self.ends:
@@ -73,6 +92,14 @@ def length_at(args: Any, iteration: int) -> int:
     """Tokens per training sample of a run at an iteration, counted from 1."""
     curriculum = Curriculum.from_config(args.curriculum_learning)
     return args.seq_length if curriculum is None else curriculum.length_at(iteration)
+
+
+def tokens_until(args: Any, iteration: int) -> int:
+    """Tokens of one sample of every iteration up to and with this one, together."""
+    curriculum = Curriculum.from_config(args.curriculum_learning)
+    if curriculum is None:
+        return args.seq_length * iteration
+    return curriculum.tokens_until(iteration)
 
 
 def problems(args: Any) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Who am I: ranks from the environment, in torchrun's, Slurm's or MPI's variables."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,17 @@ _MPI = (
     ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     ("MPI_LOCALRANKID", "PMI_RANK", "PMI_SIZE"),
+    ("JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
 )
+# How many of the processes are on this machine.
+_LOCAL_SIZES = (
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "JSM_NAMESPACE_LOCAL_SIZE",
+)
+# Values of `launcher` that start processes without telling them torchrun's variables.
+_MPI_LAUNCHERS = ("openmpi", "mpich", "impi", "mvapich", "jsrun")
 _STANDARD = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
 # Keys that say how many processes a job has.
 _COUNTS = ("global_num_gpus", "num_gpus", "hostfile", "include", "exclude")
@@ -48,6 +59,32 @@ def ranks(slurm: bool = False, mpi: bool = False) -> Ranks:
     return Ranks(_number("LOCAL_RANK", 0), _number("RANK", 0), size or 1, size is not None)
 
 
+def place(values: Mapping[str, Any]) -> Ranks:
+    """The place of this process, from the variables of the launcher that a configuration names.
+
+    Raises: LaunchError.
+    """
+    # A process that the launcher of this machine has started may stand in the environment of a larger MPI or Slurm job.
+    named = values.get("launcher") if "RANK" not in os.environ else None
+    slurm = bool(values.get("deepspeed_slurm")) or named == "slurm"
+    mpi = bool(values.get("deepspeed_mpi")) or named in _MPI_LAUNCHERS
+    found = ranks(slurm, mpi)
+    if found.launched:
+        _set_meeting_place(values)
+    return found
+
+
+def _set_meeting_place(values: Mapping[str, Any]) -> None:
+    """MASTER_ADDR and MASTER_PORT of processes that some MPI has started without deepy.py."""
+    address = values.get("master_addr")
+    if address is None and any(os.environ.get(name) == os.environ["WORLD_SIZE"] for name in _LOCAL_SIZES):
+        address = "127.0.0.1"
+    if address is not None:
+        os.environ.setdefault("MASTER_ADDR", address)
+    if values.get("master_port") is not None:
+        os.environ.setdefault("MASTER_PORT", str(values["master_port"]))
+
+
 def job_size() -> int | None:
     """Number of processes that a launcher has started, None if none has.
 
@@ -62,8 +99,7 @@ def sized(values: dict[str, Any]) -> dict[str, Any]:
     The launcher's variables say how many processes there are; a script that was started by itself is alone, unless the
     configuration says otherwise.
     """
-    started_by_others = ranks(bool(values.get("deepspeed_slurm")), bool(values.get("deepspeed_mpi"))).launched
-    if started_by_others or any(values.get(key) is not None for key in _COUNTS):
+    if place(values).launched or any(values.get(key) is not None for key in _COUNTS):
         return values
     return {**values, "global_num_gpus": 1}
 

@@ -16,6 +16,8 @@ from megatron.common.tee import Tee
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+CONFIG = "neox_args.json"
+
 
 def tee_output(folder: Path) -> None:
     """Copy this process's output to HOST_stdout.txt and HOST_stderr.txt; every process of a machine but the first adds
@@ -37,18 +39,24 @@ def tee_output(folder: Path) -> None:
 
 
 def write_configuration(folder: Path, values: dict[str, Any]) -> None:
-    """On rank 0 write neox_args.json: every key, defaults included.
+    """save_configuration, on rank 0 only.
 
     Raises: LaunchError if it cannot be written.
     """
     if os.environ.get("RANK", "0") != "0":
         return
     try:
-        atomic_write_text(
-            folder / "neox_args.json", json.dumps(values, indent=2, sort_keys=True, default=str)
-        )
+        save_configuration(folder, values)
     except OSError as error:
         raise _unwritable(folder, error) from None
+
+
+def save_configuration(folder: Path, values: dict[str, Any]) -> None:
+    """Write neox_args.json: every key, defaults included.
+
+    Raises: OSError if it cannot be written.
+    """
+    atomic_write_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True, default=str))
 
 
 def event_writer(folder: str) -> "SummaryWriter | None":

@@ -25,7 +25,16 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
 from pathlib import Path
 
-PRELOADED = ("torch", "torch.distributed", "numpy", "deepspeed")
+# Beside the package: what the first optimizer step and the first step of ZeRO 3 import (seconds, on every rank).
+PRELOADED = (
+    "torch",
+    "torch.distributed",
+    "torch._dynamo",
+    "numpy",
+    "deepspeed",
+    "megatron.training",
+    "functorch.compile",
+)
 GRACE_SECONDS = 3.0  # how long the other ranks may still report after the first one has failed
 LOG_TAIL_CHARS = 4000
 

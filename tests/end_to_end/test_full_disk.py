@@ -72,10 +72,10 @@ def test_training_goes_on_the_last_good_checkpoint_stays_and_room_is_used(direct
     assert "the newest is of iteration 2; make room" in errors
     assert "Traceback" not in errors and errors.count("error:") == 1
     kept = sorted(path.name for path in (directory / "kept").iterdir())
-    assert kept == ["global_step1", "global_step2", "latest"]
+    assert kept == ["global_step1", "global_step2", "latest", "metrics.jsonl", "neox_args.json"]
     assert (directory / "kept" / "latest").read_text().strip() == "global_step2"
     assert all(manifest.problem(directory / "kept" / name) is None for name in kept[:2])
 
     resumed = (directory / "second.out").read_text()
     assert "loaded checkpoint small/global_step2" in resumed and "iteration        4/" in resumed
-    assert sorted(path.name for path in (directory / "end").iterdir()) == ["global_step4", "latest"]
+    assert sorted(path.name for path in (directory / "end").iterdir()) == ["global_step4", *kept[2:]]

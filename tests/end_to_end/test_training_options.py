@@ -12,6 +12,7 @@ OPTIONS = {
     "eval_interval": 4,
     "eval_iters": 1,
     "num_gpus": 2,
+    "wall_clock_breakdown": True,
     "pipe_parallel_size": 2,
     "train_micro_batch_size_per_gpu": 2,
     "checkpoint_activations": True,
@@ -42,6 +43,7 @@ def test_everything_that_is_asked_for_is_logged(tmp_path):
     settings = {**OPTIONS, "data_path": data, "log_dir": "logs", "save": "saved", "load": "saved"}
     output = run_command(["deepy.py", "train.py", write_config(tmp_path, **settings)], tmp_path).stdout
     assert "recomputation and backward pass (ms per iteration) | block 0: " in output
+    assert "time (ms) | forward: " in output and " | stage exchange: " in output
     rows = [json.loads(line) for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "curriculum_seqlen" in row]
     assert [(row["iteration"], row["curriculum_seqlen"]) for row in steps] == [
@@ -54,11 +56,15 @@ def test_everything_that_is_asked_for_is_logged(tmp_path):
         assert (
             row["train/grad_norm"] > 0 and row["train/z_loss"] > 0 and math.isfinite(row["train/noise_scale"])
         )
+        # Microseconds could be a timer that is not around anything.
+        assert 1e-5 < row["timers/backward"] < row["runtime/iteration_time"]
         kinds = [tag.partition("/")[0] for tag in row]
         # Of both stages: the parameters of two blocks, embedding, norm and output.
         parameters = kinds.count("parameter_norms")
         assert parameters == kinds.count("gradient_norms") == kinds.count("pct_grad_zeros") == 28
         assert kinds.count("optimizer_state_norms") == 2 * parameters
+    start = rows[0]
+    assert (start["iteration"], start["runtime/devices"]) == (0, 2) and start["runtime/startup_time"] > 0
     validation = next(row for row in rows if "validation/lm_loss" in row)
     # A token of this corpus is a character, and ends of documents are none.
     assert validation["validation/lm_loss_char_lvl_ppl"] >= validation["validation/lm_loss_ppl"]

@@ -1,13 +1,11 @@
 """Weights & Biases."""
 
 import json
-import netrc
-import os
 from typing import Any
-from urllib.parse import urlsplit
 
 from megatron.common.errors import NeoXError
 from megatron.common.optional import require
+from megatron.common.wandb_key import get_wandb_api_key
 from megatron.registry import register
 
 PUBLIC_HOST = "https://api.wandb.ai"
@@ -55,17 +53,3 @@ def start_run(neox_args) -> Any:
         save_code=False,
         settings=wandb.Settings(**settings),
     )
-
-
-def get_wandb_api_key(neox_args) -> str | None:
-    """ "LOCAL" where WANDB_LOCAL is set, else WANDB_API_KEY, else the password that .netrc has for wandb_host."""
-    if "WANDB_LOCAL" in os.environ:
-        return "LOCAL"
-    if key := os.environ.get("WANDB_API_KEY"):
-        return key
-    host = neox_args.wandb_host
-    try:
-        entry = netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(host).hostname or host)
-    except (OSError, netrc.NetrcParseError):
-        return None
-    return entry[2] if entry else None

@@ -152,8 +152,11 @@ class NeoXArgsDeepspeedRunner(NeoXArgsTemplate):
     master_addr: str | None = None
     """Address at which the processes of the job meet; the first machine's when unset."""
 
-    launcher: Literal["pdsh", "openmpi", "mvapich", "slurm", "mpich", "impi"] = "pdsh"
-    """How processes are started on several machines."""
+    launcher: Literal["pdsh", "openmpi", "mvapich", "slurm", "mpich", "impi", "jsrun"] = "pdsh"
+    """How processes are started on several machines (docs/clusters.md)."""
+
+    launcher_args: str | None = None
+    """Further arguments of that program, in one string."""
 
     force_multi: bool = False
     """Use the multi-machine launcher for a single machine too."""

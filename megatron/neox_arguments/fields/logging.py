@@ -36,7 +36,8 @@ class NeoXArgsLogging(NeoXArgsTemplate):
     """Commit of the source tree, recorded with the run; filled in when unset."""
 
     log_dir: str | None = None
-    """Folder that receives copies of each process's standard output and error, and the full configuration."""
+    """Folder that receives copies of each process's standard output and error, and the full configuration; also
+    metrics.jsonl, which goes to save or tensorboard_dir where this is not set."""
 
     tensorboard_dir: str | None = None
     """Folder of the TensorBoard events that rank 0 writes."""

@@ -15,14 +15,16 @@ from megatron.launcher.worker_environment import visible_devices, worker_environ
 def args(**changes) -> SimpleNamespace:
     """The launcher's part of a NeoXArgs."""
     keys = dict.fromkeys(("hostfile", "include", "exclude", "num_gpus", "master_addr", "text_gen_type"))
+    keys |= dict.fromkeys(("launcher_args", "comment", "account", "use_wandb", "use_comet"))
     keys |= {"num_nodes": -1, "master_port": 29500, "force_multi": False, "global_num_gpus": 1}
+    keys |= {"launcher": "pdsh", "no_ssh_check": False}
     return SimpleNamespace(**{**keys, "user_script": __file__, **changes})
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """A machine with as many devices as the test says."""
-    for name in ("DLTS_HOSTFILE", "MASTER_PORT"):
+    for name in ("DLTS_HOSTFILE", "MASTER_PORT", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
 
     def set_devices(count):
@@ -62,7 +64,7 @@ def test_a_port_of_the_environment_that_is_none_is_named(monkeypatch, text):
 )
 def test_processes_of_one_machine_meet_on_it(address, message):
     with pytest.raises(LaunchError, match=f"master_addr='{address}' {message}"):
-        jobs.check(resolve(args(master_addr=address), []), "pdsh")
+        jobs.check(resolve(args(master_addr=address), []))
     assert jobs.check_address("127.0.0.1") is jobs.check_address("localhost") is None
 
 
@@ -98,12 +100,12 @@ def test_other_hosts_or_force_multi_go_to_deepspeeds_launcher(tmp_path, monkeypa
     assert not resolve(args(force_multi=True), []).is_local
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="launcher=pdsh needs the program 'pdsh'"):
-        jobs.check(job, "pdsh")
+        jobs.check(job)
 
 
 def test_a_missing_script_is_refused():
     with pytest.raises(LaunchError, match="nowhere.py: no such script"):
-        jobs.check(resolve(args(user_script="nowhere.py"), []), "pdsh")
+        jobs.check(resolve(args(user_script="nowhere.py"), []))
 
 
 def test_a_port_in_use_is_refused_with_a_free_one():
@@ -112,7 +114,7 @@ def test_a_port_in_use_is_refused_with_a_free_one():
         listener.listen()
         port = listener.getsockname()[1]
         with pytest.raises(LaunchError, match=f"master_port={port} is in use") as caught:
-            jobs.check(resolve(args(master_port=port), []), "pdsh")
+            jobs.check(resolve(args(master_port=port), []))
     free = int(str(caught.value).rsplit(" ", 1)[1])
     assert free != port
     jobs.check_port("127.0.0.1", free)

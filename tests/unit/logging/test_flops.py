@@ -54,6 +54,18 @@ def test_a_window_limits_the_positions_that_count():
     )
 
 
+def test_of_a_block_sparse_layer_the_blocks_count_that_its_layout_has():
+    def missing(**options):
+        sparse = config(attention_config=[[["sparse_fixed"], 12]], sparsity_config={"block": 256, **options})
+        return model_flops_per_iteration(config()) - model_flops_per_iteration(sparse)
+
+    # Eight blocks in stretches of two, and the second of every earlier stretch: 4 * 3 + 2 * (1 + 2 + 3) of 36 blocks.
+    seen = 24 / 36
+    square = 3 * 12 * 4 * 2048 * 4 * 2048 * 768
+    assert missing(num_local_blocks=2) == pytest.approx((1 - seen) * square)
+    assert missing(num_local_blocks=8) == pytest.approx(0)
+
+
 def test_shorter_samples_cost_less_than_proportionally():
     half = model_flops_per_iteration(config(), sequence=1024)
     assert half == pytest.approx(model_flops_per_iteration(config(max_position_embeddings=1024)))

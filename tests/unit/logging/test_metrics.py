@@ -1,6 +1,7 @@
 """A tracker that fails is switched off; training goes on."""
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,10 @@ import pytest
 from megatron.logging import Metrics
 from tests.common.paths import ROOT
 
-NO_TRACKERS = {"log_dir": None, "tensorboard_writer": None, "use_wandb": None, "use_comet": None}
+NO_TRACKERS = {
+    "log_dir": None, "save": None, "tensorboard_dir": None, "tensorboard_writer": None, "use_wandb": None,
+    "use_comet": None, "all_config": {},
+}  # fmt: skip
 
 
 def metrics(**settings) -> Metrics:
@@ -21,7 +25,8 @@ def test_values_go_to_a_line_per_step(tmp_path):
     sinks = metrics(log_dir=str(tmp_path))
     sinks.log({"loss": 2.0, "absent": None}, 3)
     sinks.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"iteration": 3, "loss": 2.0}\n'
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert re.fullmatch(r'\{"iteration": 3, "time": \d+\.\d+, "loss": 2.0\}\n', text)
 
 
 def test_a_tracker_that_cannot_be_opened_is_switched_off(tmp_path, capfd):

@@ -1,6 +1,7 @@
 """The interval line and the trackers say what happened since the last one."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,14 +24,19 @@ def config(tmp_path):
     return args
 
 
-def report(config, losses, skipped=(), metrics=None, loss_scale=None):
-    """Run training_log over steps with these losses."""
+SPAN = 0.25
+
+
+def report(config, losses, skipped=(), metrics=None, loss_scale=None, model=None, timed=()):
+    """Run training_log over steps with these losses, each SPAN seconds in the timers named `timed`."""
     timers, totals, memory_due = Timers(), {}, False
     timers("interval time").start()
     for iteration, loss in enumerate(losses, start=1):
+        for name in timed:
+            timers(name)._spans.append((0.0, SPAN))
         memory_due = training_log(
             config, timers, {"lm_loss": torch.tensor(loss)}, totals, 1e-3, iteration, loss_scale, memory_due,
-            int(iteration in skipped), None, None, metrics=metrics,
+            int(iteration in skipped), model, None, metrics=metrics,
         )  # fmt: skip
 
 
@@ -86,7 +92,41 @@ def test_metrics_reach_the_json_lines_file(config, tmp_path):
     assert first["iteration"] == 4
     assert first["train/lm_loss"] == pytest.approx(2.5)
     assert first["runtime/tokens_per_sec"] > 0
+    assert 0 <= second.pop("time") - first["time"] < 60 and first["time"] > 1.7e9
     assert second == {"iteration": 4, "validation/lm_loss": 2.25}
+    assert json.loads((tmp_path / "neox_args.json").read_text())["hidden_size"] == 32
+
+
+def test_metrics_lie_with_the_checkpoints_where_there_is_no_log_dir(config, tmp_path):
+    config.log_dir, config.save, config.tensorboard_dir = (
+        None,
+        str(tmp_path / "saved"),
+        str(tmp_path / "events"),
+    )
+    metrics = Metrics(config)
+    metrics.log({"validation/lm_loss": 2.25}, 4)
+    metrics.close()
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["metrics.jsonl", "neox_args.json"]
+
+
+def test_a_line_that_a_killed_run_left_unfinished_spoils_no_other(config, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 2, "train/lm_l')
+    metrics = Metrics(config)
+    metrics.log({"train/lm_loss": 2.25}, 4)
+    metrics.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])["train/lm_loss"] == 2.25
+
+
+def test_memory_times_and_the_norm_of_the_gradients_are_logged_for_the_interval(config, tmp_path):
+    metrics, model = Metrics(config), SimpleNamespace(get_global_grad_norm=lambda: torch.tensor(0.5))
+    report(config, [4.0] * 8, metrics=metrics, model=model, timed=("forward",))
+    metrics.close()
+    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["train/grad_norm"] == 0.5
+    assert second["runtime/consumed_tokens"] == 2 * first["runtime/consumed_tokens"] == 8 * 8 * 16
+    assert second["memory/max_allocated"] >= second["memory/allocated"] > 1e6
+    # Of these four iterations, not of all eight.
+    assert second["timers/forward"] == pytest.approx(SPAN)
 
 
 def test_a_curriculum_is_logged_and_counted_as_what_it_is(config, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from megatron.common.errors import ConfigError
 from megatron.neox_arguments import NeoXArgs
-from megatron.neox_arguments.curriculum import Curriculum, length_at
+from megatron.neox_arguments.curriculum import Curriculum, length_at, tokens_until
 from tests.unit.neox_arguments.basic import minimal
 
 LINEAR = {
@@ -90,6 +90,14 @@ def test_a_mistake_is_named_in_one_line(changes, message):
         NeoXArgs.from_dict(minimal(curriculum_learning={**LINEAR, **changes}))
     (problem,) = caught.value.problems
     assert message in problem and problem.startswith("curriculum_learning") and "\n" not in problem
+
+
+@pytest.mark.parametrize("options", [None, LINEAR, ROOT, STAIRS], ids=["none", "linear", "root", "stairs"])
+def test_the_tokens_so_far_are_those_of_all_iterations_together(options):
+    args = NeoXArgs.from_dict(minimal(curriculum_learning=options))
+    for last in range(20):
+        assert tokens_until(args, last) == sum(length_at(args, step) for step in range(1, last + 1))
+    assert tokens_until(args, 10**12) == tokens_until(args, 20) + 32 * (10**12 - 20)
 
 
 def test_sequence_parallelism_needs_lengths_that_its_ranks_can_share():
