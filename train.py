@@ -4,8 +4,11 @@
 from megatron.common.errors import run_main
 
 
-def main(input_args: list[str] | None = None, overwrite_values: dict | None = None) -> None:
-    """Train with the config that deepy.py hands over (`input_args` or the command line)."""
+def main(input_args: list[str] | None = None, overwrite_values: dict | None = None) -> int:
+    """Train with the config that deepy.py hands over (`input_args` or the command line).
+
+    Returns: the exit code, 75 if a scheduler's signal has ended the training and another start goes on.
+    """
     from megatron.neox_arguments import NeoXArgs
 
     neox_args = NeoXArgs.consume_neox_args(overwrite_values=overwrite_values, input_args=input_args)
@@ -15,8 +18,9 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
     from megatron.initialize import shut_down
     from megatron.training import pretrain
 
-    pretrain(neox_args)
+    status = pretrain(neox_args)
     shut_down()
+    return status
 
 
 if __name__ == "__main__":

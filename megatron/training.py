@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -10,9 +11,9 @@ from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
-from megatron.common.console import info, print_rank_0
+from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
-from megatron.common.errors import ConfigError, DataError
+from megatron.common.errors import COME_AGAIN, ConfigError, DataError
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
 from megatron.engine import saves
@@ -61,8 +62,11 @@ __all__ = [
 ]
 
 
-def pretrain(neox_args) -> None:
-    """Train a model as the config says: from the data loaders to the last save and the test."""
+def pretrain(neox_args) -> int:
+    """Train a model as the config says: from the data loaders to the last save and the test.
+
+    Returns: the exit code, COME_AGAIN if a signal has ended the training and another start would go on.
+    """
     began = time.monotonic()
     timers = Timers(tensorboard_writer=neox_args.tensorboard_writer)
     check_settings(neox_args)
@@ -75,7 +79,7 @@ def pretrain(neox_args) -> None:
 
     if neox_args.save_base_shapes:
         save_base_shapes(neox_args)
-        return
+        return 0
     timers("data loaders").start()
     data_loaders = build_train_valid_test_data_loaders(neox_args)
     update_iterations(neox_args, data_loaders)
@@ -83,7 +87,7 @@ def pretrain(neox_args) -> None:
 
     if neox_args.coord_check:
         mup_coord_check(neox_args, timers, None, shift_and_wrap_data_loaders(neox_args, data_loaders)[0])
-        return
+        return 0
     timers("model and optimizer").start()
     engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(
         neox_args, iteration=neox_args.iteration
@@ -118,6 +122,7 @@ def pretrain(neox_args) -> None:
     elif state.do_train:
         info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
     finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
+    return exit_code(neox_args, state)
 
 
 def check_settings(neox_args) -> None:
@@ -151,6 +156,19 @@ def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, 
                     verbose=name == "test", timers=timers, chart_name=name, metrics=metrics,
                 )  # fmt: skip
     metrics.close()
+
+
+def exit_code(neox_args, state: TrainState) -> int:
+    """0, or COME_AGAIN if the training was told to go on later and another start would."""
+    if not state.to_be_continued:
+        return 0
+    if neox_args.save and neox_args.load and Path(neox_args.save).resolve() == Path(neox_args.load).resolve():
+        info(f"exit code {COME_AGAIN}: the next start goes on from iteration {state.iteration}")
+        return COME_AGAIN
+    warn(
+        "another start would not go on from here, so none is asked for; set save and load to the same folder"
+    )
+    return 0
 
 
 def update_iterations(neox_args, data_loaders: dict) -> None:
@@ -257,6 +275,7 @@ def train(
                 now = time.strftime("%Y-%m-%d %H:%M:%S")
                 info(f"rank: 0 | time: {now} | exiting the program at iteration {state.iteration}")
                 break
+        state.to_be_continued = stop.to_be_continued and state.iteration < neox_args.train_iters
     timers("interval time").stop()
     return state.iteration
 

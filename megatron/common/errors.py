@@ -20,6 +20,8 @@ from megatron.common import lifeline
 
 ERROR_DIR_VARIABLE = "NEOX_ERROR_DIR"
 INTERRUPTED = 130
+# EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again and it goes on.
+COME_AGAIN = 75
 LINGER_SECONDS = 10.0
 
 # Faults of the outside world that any reading or writing may meet, and what to do about them.
@@ -85,8 +87,13 @@ def run_main(main: Callable, *args) -> None:
     Started by a launcher (megatron.launcher), a failing worker leaves its error in a file or tells it over its lifeline,
     so that each distinct error is shown once however many ranks it struck, and waits to be ended; otherwise it prints
     the error itself.
+
+    SIGUSR1 is a scheduler's announcement that the time is over. A script that has nothing to save leaves at once with
+    COME_AGAIN; training, while it lasts, has a handler of its own (megatron/engine/stop.py).
     """
     lifeline.start()
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, _come_again)
     # A terminal that knows fewer characters shows the others as their numbers.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -104,6 +111,11 @@ def run_main(main: Callable, *args) -> None:
         lifeline.goodbye(status)
         _flush()
         sys.exit(status)
+
+
+def _come_again(number: int, frame: object) -> None:
+    lifeline.goodbye(COME_AGAIN)
+    os._exit(COME_AGAIN)
 
 
 def _report(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 the job is over, whatever has started it and whatever its main thread is stuck in.
 
 Messages (one JSON object a line): to the launcher hello, state, stacks, failure, goodbye; from it welcome, stacks, stop
-(finish the step and save), end. A second connection is there for faulthandler, which writes plain text to it when a
+(finish the step and save), later (the same, and ask for another start), end. A second connection is there for faulthandler, which writes plain text to it when a
 piece of C code holds Python's lock for as long as the watchdog waits: no thread could speak then.
 """
 
@@ -90,7 +90,7 @@ class Lifeline:
         self._wire.send(hello)
         self._trace = _connect([self._place])[1]
         Wire(self._trace).send({**hello, "kind": "trace"})
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may say the last word within a message
         self._interval, self._patience = 2.0, 0.0
         self._told: tuple | None = None
         self._said_last = False
@@ -131,8 +131,8 @@ class Lifeline:
             self._interval, self._patience = float(message["interval"]), float(message["patience"])
         elif kind == "stacks":
             self._tell_state(with_stacks=True)
-        elif kind == "stop":
-            os.kill(os.getpid(), signal.SIGTERM)
+        elif kind in ("stop", "later"):
+            os.kill(os.getpid(), signal.SIGTERM if kind == "stop" else signal.SIGUSR1)
         elif kind == "end":
             self._end(None)
 

@@ -111,7 +111,9 @@ def _start_worker(worker: int) -> None:
     An interrupt from the terminal, or a termination signal that a launcher or scheduler sends to every process of the
     job, must not take the data away from a trainer that is finishing its step; so only the parent may end the worker.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     wait = None
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

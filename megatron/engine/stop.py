@@ -1,20 +1,36 @@
-"""Leaving a run politely: SIGTERM and SIGINT finish the step, save and exit, on all ranks at the same iteration."""
+"""Leaving a run politely: a signal finishes the step, saves and exits, on all ranks at the same iteration."""
 
 import os
 import signal
 
 import torch
 
+# What signals ask for. Where the ranks have heard different things the larger number counts.
+_GO_ON_LATER, _STOP = 1, 2
+# Launchers that kill when they are asked to stop (srun, mpirun) still pass SIGUSR1 and SIGUSR2 on as they are.
+_WISHES = {
+    "SIGUSR1": _GO_ON_LATER,
+    "SIGUSR2": _STOP,
+    "SIGTERM": _STOP,
+    "SIGINT": _STOP,
+}
+
 
 class StopSignal:
-    """Turns the first SIGTERM or SIGINT of any rank into one common decision to stop.
+    """Turns a signal that any rank receives into one common decision to stop.
+
+    SIGTERM, SIGINT and SIGUSR2 end the run. SIGUSR1, with which schedulers announce the end of a job's time, ends it so
+    that another start goes on.
 
     The wish is reduced over all ranks on the host side without waiting: `poll` starts the reduction of this iteration
     and returns the result of the previous one, so the ranks agree and the device queue is never drained for it.
+
+    Attributes: to_be_continued: whether the decision is that another start goes on.
     """
 
     def __init__(self):
-        self.received: int | None = None
+        self.to_be_continued = False
+        self._wish = 0
         self._speaks = torch.distributed.get_rank() == 0
         self._pending = None
         self._previous = {}
@@ -23,8 +39,10 @@ class StopSignal:
             self._group = torch.distributed.new_group(backend="gloo")
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
+        for name in _WISHES:
+            if hasattr(signal, name):
+                number = getattr(signal, name)
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind, value, trace) -> None:
@@ -32,19 +50,25 @@ class StopSignal:
             self._pending[1].wait()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.to_be_continued:
+            # Said again while the run saves, it would end the run at once.
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def _note(self, number, frame) -> None:
-        self.received = number
-        # A second signal acts at once, in case the step itself hangs.
-        signal.signal(number, signal.SIG_DFL)
-        if self._speaks:
-            os.write(
-                2, b"signal received: finishing this step, then saving (send it again to stop at once)\n"
-            )
+        first = self._wish == 0
+        wish = _WISHES[signal.Signals(number).name]
+        self._wish = max(self._wish, wish)
+        again = ""
+        if wish == _STOP:
+            # A second one acts at once, in case the step itself hangs.
+            signal.signal(number, signal.SIG_DFL)
+            again = " (send it again to stop at once)"
+        if self._speaks and first:
+            os.write(2, f"signal received: finishing this step, then saving{again}\n".encode())
 
     def poll(self) -> bool:
         """True on every rank in the iteration after the one in which some rank received a signal."""
-        wish = torch.tensor([0 if self.received is None else 1], dtype=torch.int32)
+        wish = torch.tensor([self._wish], dtype=torch.int32)
         work = torch.distributed.all_reduce(
             wish, op=torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
         )
@@ -52,4 +76,6 @@ class StopSignal:
         if previous is None:
             return False
         previous[1].wait()
-        return bool(previous[0].item())
+        decision = int(previous[0].item())
+        self.to_be_continued = decision == _GO_ON_LATER
+        return decision > 0

@@ -8,13 +8,15 @@ class TrainState:
     """Running counters.
 
     Attributes: iteration: optimizer steps attempted; last_saved: iteration of the newest checkpoint this run wrote or
-    started from; skipped: steps given up because a gradient overflowed; do_train, do_valid, do_test: whether there is
-    data to train on, to validate and to test with, the same on all ranks.
+    started from; skipped: steps given up because a gradient overflowed; to_be_continued: a signal has ended the run for
+    another one to go on; do_train, do_valid, do_test: whether there is data to train on, to validate and to test with,
+    the same on all ranks.
     """
 
     iteration: int = 0
     last_saved: int | None = None
     skipped: int = 0
+    to_be_continued: bool = False
     do_train: bool = True
     do_valid: bool = False
     do_test: bool = False

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron.common.console import print_rank_0
-from megatron.common.errors import ERROR_DIR_VARIABLE
+from megatron.common.errors import COME_AGAIN, ERROR_DIR_VARIABLE
 from megatron.launcher.coordinator import Coordinator
 from megatron.launcher.failures import Outcome, death, exit_code, read_failures, report
 from megatron.launcher.job import Job
@@ -27,6 +27,8 @@ SETTLE_SECONDS = 1.0
 POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A scheduler's announcements, which the workers understand (megatron/engine/stop.py).
+_PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_local(job: Job) -> Outcome:
@@ -34,9 +36,10 @@ def run_local(job: Job) -> Outcome:
 
     A worker that fails ends the job: the others are ended too and its error is shown once. So does a stall (job.patience).
     SIGINT, SIGTERM and SIGHUP are passed on, and the workers are given all the time they need to finish their step and
-    save; a second one kills.
+    save; a second one kills. SIGUSR1 and SIGUSR2 are passed on, however often they come.
 
-    Returns: code 0, or that of the worker that failed first (128 + signal for one killed by a signal), 1 after a stall.
+    Returns: code 0; COME_AGAIN if the workers ask for another start; the exit code of the worker that failed first
+    (128 + signal for one killed by a signal); or 1 after a stall.
     """
     with tempfile.TemporaryDirectory(prefix="neox_errors_") as folder:
         return _Watch(job, Path(folder)).run()
@@ -83,17 +86,17 @@ class _Watch:
 
     def _wait(self) -> Outcome:
         while True:
-            codes = self._codes().values()
+            codes = [code for code in self._codes().values() if code is not None]
             if self._coordinator.stall:
                 sys.stderr.write(f"error: {self._coordinator.stall}\n")
                 return Outcome(1, may_recover=not self._signals)
-            if any(codes) or read_failures(self._errors):
+            if any(code not in (0, COME_AGAIN) for code in codes) or read_failures(self._errors):
                 self._settle()
                 # A rank that is stuck within C has ended by itself, and the others are being asked where they are.
                 if not self._coordinator.asks:
                     return self._fail()
-            if all(code == 0 for code in codes):
-                return Outcome(0)
+            if len(codes) == self._job.size:
+                return Outcome(max(codes))
             if self._signals > 1:
                 return Outcome(128 + signal.SIGINT)
             self._sleep(POLL_SECONDS)
@@ -140,6 +143,8 @@ class _Watch:
         os.set_blocking(self._wake_writer, False)
         previous_fd = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+        for number in _PASSED_ON:
+            previous[number] = signal.signal(number, lambda number, frame: self._signal_all(number))
         # Without a handler of ours SIGCHLD would not write to the wake-up pipe.
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
 

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -32,6 +33,13 @@ def start(body: str, **environment) -> subprocess.Popen:
 def test_the_exit_code_is_mains(body, code):
     process = start(body)
     assert process.communicate(timeout=30) == ("", "") and process.returncode == code
+
+
+def test_a_script_that_has_nothing_to_save_leaves_when_its_time_is_announced_to_be_over():
+    process = start('print("up", flush=True); __import__("time").sleep(1000)', RANK="0", WORLD_SIZE="2")
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == 75
 
 
 def test_a_users_mistake_is_one_line_and_a_defect_has_its_traceback():

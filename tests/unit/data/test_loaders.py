@@ -161,8 +161,8 @@ def test_workers_of_a_killed_trainer_end(trainer):
 def test_signals_to_the_whole_job_leave_the_workers_to_their_trainer(trainer):
     process, workers = trainer
     for pid in workers:
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(pid, number)
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "read\n"

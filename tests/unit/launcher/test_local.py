@@ -149,6 +149,30 @@ time.sleep(1000)
     assert (tmp_path / "saved_0").exists() and (tmp_path / "saved_1").exists()
 
 
+def test_announcements_of_a_scheduler_reach_the_workers_who_may_ask_for_another_start(tmp_path):
+    script = f"""
+heard = []
+signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+{TELL_PID}
+while len(heard) < 2:
+    time.sleep(0.01)
+    (here / f"heard_{{rank}}_{{len(heard)}}").touch()
+time.sleep(rank)
+sys.exit(75)
+"""
+    process = start(tmp_path, script)
+    worker_pids(tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    assert wait_for(lambda: all((tmp_path / f"heard_{rank}_1").exists() for rank in range(2)))
+    process.send_signal(signal.SIGUSR1)
+    assert finish(process) == (75, "", "")
+
+
+def test_a_worker_that_asks_for_another_start_does_not_hide_a_failure(tmp_path):
+    code, _, err = run(tmp_path, "time.sleep(0.5 * rank)\nsys.exit((75, 3)[rank])\n")
+    assert code == 3 and "rank 1 ended with exit code 3" in err
+
+
 def test_a_second_interrupt_kills(tmp_path):
     script = f"signal.signal(signal.SIGINT, signal.SIG_IGN)\n{TELL_PID}time.sleep(1000)\n"
     process = start(tmp_path, script)
