@@ -24,9 +24,10 @@ def main(input_args: list[str] | None = None) -> int:
     job = launcher.resolve(neox_args, neox_args.worker_arguments())
     launcher.check(job)
     info(job.describe())
-    if job.is_local:
-        return launcher.run_local(job)
-    return launcher.run_multi_host(job)
+    run = launcher.run_local if job.is_local else launcher.run_multi_host
+    return launcher.run_with_restarts(
+        job, run, launcher.check, neox_args.max_restarts, neox_args.save, neox_args.resuming_arguments
+    )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
+from megatron.common.activity import beat
 from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
 from megatron.common.errors import COME_AGAIN, ConfigError, DataError
+from megatron.common.lifeline import restarts_so_far
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
 from megatron.engine import saves
@@ -80,6 +82,7 @@ def pretrain(neox_args) -> int:
     if neox_args.save_base_shapes:
         save_base_shapes(neox_args)
         return 0
+    beat("preparing the data")
     timers("data loaders").start()
     data_loaders = build_train_valid_test_data_loaders(neox_args)
     update_iterations(neox_args, data_loaders)
@@ -88,6 +91,7 @@ def pretrain(neox_args) -> int:
     if neox_args.coord_check:
         mup_coord_check(neox_args, timers, None, shift_and_wrap_data_loaders(neox_args, data_loaders)[0])
         return 0
+    beat("building the model")
     timers("model and optimizer").start()
     engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(
         neox_args, iteration=neox_args.iteration
@@ -104,7 +108,11 @@ def pretrain(neox_args) -> int:
     timers.log(["data loaders", "model and optimizer"])
     metrics = Metrics(neox_args)
     # Every start of a run writes this; an iteration above 0 says that the run goes on.
-    start = {"runtime/devices": neox_args.world_size, "runtime/startup_time": time.monotonic() - began}
+    start = {
+        "runtime/devices": neox_args.world_size,
+        "runtime/startup_time": time.monotonic() - began,
+        "runtime/restarts": restarts_so_far(),
+    }
     metrics.log(start, state.iteration)
     if state.do_train and state.iteration < neox_args.train_iters:
         train(
@@ -250,6 +258,7 @@ def train(
     timers("interval time").start()
     with StopSignal() as stop, Profiler.from_config(neox_args, model) as profiler:
         while state.iteration < neox_args.train_iters:
+            beat("training step", state.iteration + 1)
             with profiler.iteration(state.iteration + 1):
                 losses, skipped = train_step(
                     neox_args, timers, train_data_iterator, model, optimizer, lr_scheduler, reference_model
@@ -432,6 +441,7 @@ def evaluate_and_print_results(
 ) -> dict[str, float]:
     """Evaluate, print a ruled line and log under `validation/` or `test/`."""
     began = time.monotonic()
+    beat(chart_name, iteration)
     results = evaluate(neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model)
     line = f" {chart_name} results at {prefix} | "
     line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())

@@ -12,7 +12,7 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 from megatron.checkpointing.snapshot import HostMemory, snapshot
 from megatron.checkpointing.writing import retried, write_tensors
-from megatron.common import device
+from megatron.common import activity, device
 from megatron.common.errors import CheckpointError
 
 
@@ -45,6 +45,7 @@ def load_file(path: str | Path, map_location="cpu", mmap: bool = False):
     Args: mmap: leave tensors in the file until they are used; it must not be changed meanwhile.
     Raises: CheckpointError naming the file when it is missing, damaged, or holds anything else.
     """
+    activity.pulse()
     try:
         with torch.serialization.safe_globals(_allowed()):
             # Only the zip files that torch writes since version 1.6 can be mapped.

@@ -36,6 +36,12 @@ def enter(part: str) -> None:
     _now.part = part
 
 
+def leave(part: str) -> None:
+    """That part is over, unless another one has begun since."""
+    if _now.part == part:
+        _now.part = ""
+
+
 def current() -> Activity:
     """The one of this process."""
     return _now

@@ -84,9 +84,9 @@ class MissingPackageError(NeoXError, ImportError):
 def run_main(main: Callable, *args) -> None:
     """Run an entry script's `main(*args)` and exit: 0, the code it returns, or 1 after a one-line error.
 
-    Started by a launcher (megatron.launcher), a failing worker leaves its error in a file or tells it over its lifeline,
-    so that each distinct error is shown once however many ranks it struck, and waits to be ended; otherwise it prints
-    the error itself.
+    Started by a launcher (megatron.launcher), a failing worker leaves its error in a file or tells it over its
+    lifeline, so that each distinct error is shown once however many ranks it struck, and waits to be ended; otherwise
+    it prints the error itself.
 
     SIGUSR1 is a scheduler's announcement that the time is over. A script that has nothing to save leaves at once with
     COME_AGAIN; training, while it lasts, has a handler of its own (megatron/engine/stop.py).

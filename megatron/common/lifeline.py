@@ -2,8 +2,9 @@
 the job is over, whatever has started it and whatever its main thread is stuck in.
 
 Messages (one JSON object a line): to the launcher hello, state, stacks, failure, goodbye; from it welcome, stacks, stop
-(finish the step and save), later (the same, and ask for another start), end. A second connection is there for faulthandler, which writes plain text to it when a
-piece of C code holds Python's lock for as long as the watchdog waits: no thread could speak then.
+(finish the step and save), later (the same, and ask for another start), end. A second connection is there for
+faulthandler, which writes plain text to it when C code holds Python's lock for as long as the watchdog waits:
+no thread could speak then.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from megatron.common.wire import LONGEST_LINE, Wire, WireError, keep_alive
 
 PLACES_VARIABLE = "NEOX_LIFELINE"  # HOST:PORT of the launcher, several joined by commas
 TOKEN_VARIABLE = "NEOX_LIFELINE_TOKEN"
+RESTARTS_VARIABLE = "NEOX_RESTARTS"  # how often the launcher has started this job again
 LOST_SECONDS = 20
 _CONNECT_SECONDS = 5.0
 _RANK_VARIABLES = (
@@ -57,6 +59,11 @@ def start() -> None:
     threading.Thread(target=_lifeline.serve, name="lifeline", daemon=True).start()
 
 
+def restarts_so_far() -> int:
+    """How often the launcher has started this job again by itself (max_restarts)."""
+    return int(os.environ.get(RESTARTS_VARIABLE, "0"))
+
+
 def report(message: str, trace: str | None, mistake: bool) -> bool:
     """Tell the launcher why this rank ends. Returns: whether there is a launcher to tell."""
     return _lifeline is not None and _lifeline.say_last(
@@ -84,7 +91,13 @@ class Lifeline:
 
     def __init__(self, places: list[str], token: str, rank: int):
         self._rank = rank
-        hello = {"kind": "hello", "token": token, "rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
+        hello = {
+            "kind": "hello",
+            "token": token,
+            "rank": rank,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
         self._place, connection = _connect(places)
         self._wire = Wire(connection)
         self._wire.send(hello)
@@ -142,7 +155,7 @@ class Lifeline:
         if self._said_last or (state == self._told and not with_stacks):
             return
         self._told = state
-        message = dict(zip(("operation", "step", "part", "beats"), state, strict=True))
+        message: dict[str, Any] = dict(zip(("operation", "step", "part", "beats"), state, strict=True))
         message |= {"kind": "state", "quiet": time.monotonic() - now.since}
         if with_stacks:
             message |= {"kind": "stacks", "stack": all_stacks()[-LONGEST_LINE // 8 :], "waits": waits_in()}

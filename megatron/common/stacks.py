@@ -9,6 +9,7 @@ from types import FrameType
 _DEEPEST = 30  # frames shown of a thread, the innermost ones
 # Threads whose innermost frame lies here have nothing to do.
 _IDLE = ("threading.py", "queue.py", "selectors.py", os.path.join("multiprocessing", "connection.py"))
+_IMPORTER = "<frozen importlib"
 _COMMUNICATION = (os.path.join("torch", "distributed") + os.sep, os.path.join("deepspeed", "comm") + os.sep)
 
 
@@ -44,5 +45,5 @@ def _main() -> int:
 
 
 def _formatted(frame: FrameType) -> str:
-    frames = traceback.extract_stack(frame)
+    frames = [each for each in traceback.extract_stack(frame) if not each.filename.startswith(_IMPORTER)]
     return "".join(traceback.format_list(frames[-_DEEPEST:]))

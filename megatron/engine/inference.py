@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from megatron import mpu
 from megatron.checkpointing import load_for_inference
-from megatron.common import device
+from megatron.common import activity, device
 from megatron.common.errors import ConfigError
 from megatron.engine.setup import get_model
 from megatron.initialize import initialize_megatron
@@ -94,6 +94,7 @@ class InferenceModel:
         Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens.
         Returns: logits [b, n, V] of the padded vocabulary on the last stage, None on the others.
         """
+        activity.pulse()
         batch, length = tokens.shape
         prompt = self._prompt_due()
         inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)

@@ -3,5 +3,6 @@
 from megatron.launcher.job import Job, check, resolve
 from megatron.launcher.local import run_local
 from megatron.launcher.multi_host import run_multi_host
+from megatron.launcher.restarts import run_with_restarts
 
-__all__ = ["Job", "check", "resolve", "run_local", "run_multi_host"]
+__all__ = ["Job", "check", "resolve", "run_local", "run_multi_host", "run_with_restarts"]

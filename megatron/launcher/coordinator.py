@@ -1,5 +1,5 @@
-"""The launcher's end of all lifelines (megatron/common/lifeline.py): who is there, who has failed, died or been cut off,
-and whether anything moves."""
+"""The launcher's end of all lifelines (megatron/common/lifeline.py): who is there, who has failed, died or been cut
+off, and whether anything moves."""
 
 import contextlib
 import hmac
@@ -11,9 +11,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron.common.lifeline import LOST_SECONDS, PLACES_VARIABLE, TOKEN_VARIABLE
+from megatron.common.errors import COME_AGAIN
+from megatron.common.lifeline import LOST_SECONDS, PLACES_VARIABLE, RESTARTS_VARIABLE, TOKEN_VARIABLE
 from megatron.common.wire import Wire, WireError, keep_alive
 from megatron.launcher.failures import Failure, Loss
+from megatron.launcher.job import Job
 from megatron.launcher.stalls import Standing, describe
 
 _HELLO_SECONDS = 10.0  # for a connection to say who it is
@@ -24,8 +26,8 @@ _STRANGERS = 64  # connections besides two of every rank
 
 @dataclass
 class _Member:
-    """A rank. heard: when its count of beats last rose; trace: what faulthandler has written; works: it has not said its
-    last word; answered: it has told its stacks."""
+    """A rank. heard: when its count of beats last rose; trace: what faulthandler has written; works: it has not said
+    its last word; answered: it has told its stacks."""
 
     rank: int
     host: str
@@ -52,16 +54,20 @@ class _Guest:
 class Coordinator:
     """Serves only while `serve` is called; keeps what it has learnt.
 
-    Args: size: number of ranks; patience: seconds without progress of any rank that are a stall, 0 for no limit;
-    reaches: host names from which the ranks come, () for this machine only.
+    Attributes: failures: errors that ranks have told; losses: ranks that went without a word; stall: what to
+    say of one that has been found; comes_again: a rank has said that another start goes on (COME_AGAIN).
+
+    Args: job: whose processes they are.
     """
 
-    def __init__(self, size: int, patience: float, reaches: tuple[str, ...] = ()):
-        self._size, self._patience, self._several_hosts = size, patience, bool(reaches)
+    def __init__(self, job: Job):
+        self._size, self._patience, self._restarts = job.size, job.patience, job.restarts
+        self._names_hosts = not job.is_local
         self._token = secrets.token_hex(16)
-        self._listener = socket.create_server(("0.0.0.0" if reaches else "127.0.0.1", 0), backlog=1024)
+        self._listener = socket.create_server(("127.0.0.1" if job.is_local else "", 0), backlog=1024)
         port = self._listener.getsockname()[1]
-        self._places = ",".join(f"{address}:{port}" for address in _own_addresses(reaches))
+        addresses = ["127.0.0.1"] if job.is_local else _own_addresses(list(job.hosts))
+        self._places = ",".join(f"{address}:{port}" for address in addresses)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._members: dict[int, _Member] = {}
@@ -71,10 +77,15 @@ class Coordinator:
         self.failures: list[Failure] = []
         self.losses: list[Loss] = []
         self.stall: str | None = None
+        self.comes_again = False
 
     def environment(self) -> dict[str, str]:
-        """The variables that the workers find this by."""
-        return {PLACES_VARIABLE: self._places, TOKEN_VARIABLE: self._token}
+        """The variables that the workers find this by, and a note of the starts before this one."""
+        return {
+            PLACES_VARIABLE: self._places,
+            TOKEN_VARIABLE: self._token,
+            RESTARTS_VARIABLE: str(self._restarts),
+        }
 
     @property
     def in_trouble(self) -> bool:
@@ -186,7 +197,9 @@ class Coordinator:
         del self._guests[guest.connection.fileno()]
         self._selector.modify(guest.wire, selectors.EVENT_READ, member)
         # Thousands of ranks speak more rarely each.
-        guest.wire.send({"kind": "welcome", "interval": max(2.0, self._size / 500), "patience": self._patience})
+        guest.wire.send(
+            {"kind": "welcome", "interval": max(2.0, self._size / 500), "patience": self._patience}
+        )
 
     def _dismiss(self, guest: _Guest) -> None:
         self._guests.pop(guest.connection.fileno(), None)
@@ -209,7 +222,10 @@ class Coordinator:
             for message in member.wire.messages():
                 self._note(member, message)
         except (EOFError, ConnectionResetError):
-            self._lose(member, f"(process {member.pid}) died without a word: it was killed, perhaps for want of memory")
+            self._lose(
+                member,
+                f"(process {member.pid}) died without a word: it was killed, perhaps for want of memory",
+            )
         except OSError:
             self._lose(member, "is out of reach: its host went down or was cut off from the network")
         except (WireError, LookupError, TypeError, ValueError):
@@ -224,7 +240,7 @@ class Coordinator:
         member.wire.close()
         if member.works and member.trace:
             self._ask_for_stacks()
-        elif member.works:
+        elif member.works and not self.comes_again:
             self.losses.append(Loss(member.rank, self._host(member), reason))
 
     def _note(self, member: _Member, message: dict[str, Any]) -> None:
@@ -248,14 +264,16 @@ class Coordinator:
             self.failures.append(failure)
             member.works = False
         elif kind == "goodbye":
-            if int(message["status"]):
-                self.losses.append(Loss(member.rank, self._host(member), f"ended with {message['status']}"))
+            status = int(message["status"])
+            self.comes_again = self.comes_again or status == COME_AGAIN
+            if status not in (0, COME_AGAIN):
+                self.losses.append(Loss(member.rank, self._host(member), f"ended with exit code {status}"))
             member.works = False
         else:
             raise ValueError(kind)
 
     def _host(self, member: _Member) -> str | None:
-        return member.host if self._several_hosts else None
+        return member.host if self._names_hosts else None
 
     def _look_after(self) -> None:
         """What nobody sends: strangers that say nothing, and ranks that do nothing."""
@@ -297,7 +315,7 @@ class Coordinator:
             return None
         state = member.state
         operation = ", ".join(part for part in (state.get("operation"), state.get("part")) if part)
-        stack = member.trace.decode(errors="replace") or str(state.get("stack") or "")
+        stack = _readable(member.trace) or str(state.get("stack") or "")
         return Standing(
             rank,
             self._host(member),
@@ -309,13 +327,19 @@ class Coordinator:
         )
 
 
-def _own_addresses(hosts: tuple[str, ...]) -> list[str]:
+def _readable(trace: bytes) -> str:
+    """What faulthandler has written, without its heading and the thread of the lifeline."""
+    threads = trace.decode(errors="replace").partition("\n")[2].split("\n\n")
+    return "\n\n".join(thread for thread in threads if "lifeline.py" not in thread)
+
+
+def _own_addresses(hosts: list[str]) -> list[str]:
     """Addresses of this machine at which the hosts may find it, the likeliest first."""
     found: dict[str, None] = {}
-    for host in hosts[:8]:
+    for host in [*hosts[:8], socket.gethostname()]:
         # Connecting a datagram socket sends nothing; it asks the routing table.
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((socket.gethostbyname(host), 9))
             found[probe.getsockname()[0]] = None
-    beyond = [address for address in found if not address.startswith("127.")]
-    return beyond or ["127.0.0.1"]
+    # A host that is this machine is found at its own address, or at the loop that no other one sees.
+    return sorted(found, key=lambda address: address.startswith("127.")) or ["127.0.0.1"]

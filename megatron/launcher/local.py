@@ -34,9 +34,9 @@ _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 def run_local(job: Job) -> Outcome:
     """Run a local job to its end.
 
-    A worker that fails ends the job: the others are ended too and its error is shown once. So does a stall (job.patience).
-    SIGINT, SIGTERM and SIGHUP are passed on, and the workers are given all the time they need to finish their step and
-    save; a second one kills. SIGUSR1 and SIGUSR2 are passed on, however often they come.
+    A worker that fails ends the job: the others are ended too and its error is shown once. So does a stall
+    (job.patience). SIGINT, SIGTERM and SIGHUP are passed on, and the workers are given all the time they need to finish
+    their step and save; a second one kills. SIGUSR1 and SIGUSR2 are passed on, however often they come.
 
     Returns: code 0; COME_AGAIN if the workers ask for another start; the exit code of the worker that failed first
     (128 + signal for one killed by a signal); or 1 after a stall.
@@ -54,7 +54,7 @@ class _Watch:
         self._processes: list[subprocess.Popen] = []
         self._signals = 0
         self._wake_reader, self._wake_writer = os.pipe()
-        self._coordinator = Coordinator(job.size, job.patience)
+        self._coordinator = Coordinator(job)
 
     def run(self) -> Outcome:
         """Start all, wait for all."""

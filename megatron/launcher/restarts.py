@@ -12,7 +12,6 @@ from megatron.common.errors import LaunchError
 from megatron.launcher.failures import Outcome
 from megatron.launcher.job import Job
 
-RESTARTS_VARIABLE = "NEOX_RESTARTS"  # how often the launcher has started this job again, for the workers
 _RETURN_SECONDS = 300.0  # for hosts and ports to come back
 _RETRY_SECONDS = 10.0
 
@@ -44,7 +43,9 @@ def run_with_restarts(
         now = newest_checkpoint(save)
         fruitless = 0 if now != before else fruitless + 1
         if fruitless == 2:
-            warn("max_restarts: two starts in a row have failed without a new checkpoint, so there is no third one")
+            warn(
+                "max_restarts: two starts in a row have failed without a new checkpoint, so there is no third one"
+            )
             return outcome.code
         before, restarts = now, restarts + 1
         if now != original:

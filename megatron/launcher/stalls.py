@@ -9,8 +9,8 @@ _MOST_STACKS = 4
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a rank stands. host: None on one machine; quiet: seconds without progress; stack: Python's, None if unknown;
-    waits: the call in which it waits for other ranks, None if it does something else."""
+    """Where a rank stands. host: None on one machine; quiet: seconds without progress; stack: Python's, None if
+    unknown; waits: the call in which it waits for other ranks, None if it does something else."""
 
     rank: int
     host: str | None
@@ -31,7 +31,9 @@ def describe(standings: list[Standing], patience: float) -> str:
     """A line that names the ranks that do not go on and those that wait for them, and the stacks of the former."""
     slow = slowest(standings)
     line = f"nothing was finished for {patience:g} s (watchdog_timeout): "
-    line += "; ".join(f"{name_rank(one.rank, one.host)} does not go on ({one.place})" for one in slow[:_MOST_STACKS])
+    line += "; ".join(
+        f"{name_rank(one.rank, one.host)} does not go on ({one.place})" for one in slow[:_MOST_STACKS]
+    )
     if len(slow) > _MOST_STACKS:
         line += f"; nor do {len(slow) - _MOST_STACKS} others"
     waiting = [one for one in standings if one not in slow]

@@ -11,4 +11,4 @@ def problems(args: Any) -> Iterator[str]:
     if args.max_restarts and args.save is None:
         yield f"max_restarts={args.max_restarts} needs save: a job that is started again goes on from a checkpoint"
     if args.max_restarts and args.text_gen_type == "interactive":
-        yield f"max_restarts={args.max_restarts} is for jobs that nobody talks to: remove it for text_gen_type: interactive"
+        yield f"max_restarts={args.max_restarts} is for jobs that nobody talks to; remove it"
