@@ -19,14 +19,23 @@ def main(input_args: list[str] | None = None) -> int:
         from megatron.planning import show_plan
 
         show_plan(neox_args)
-        return 0
+        if not neox_args.preflight:
+            return 0
     info(neox_args.summary())
     job = launcher.resolve(neox_args, neox_args.worker_arguments())
+    if neox_args.preflight:
+        launcher.run_preflight(job, lambda job: launcher.run(job).code)
+        if neox_args.dry_run:
+            return 0
     launcher.check(job)
     info(job.describe())
-    run = launcher.run_local if job.is_local else launcher.run_multi_host
     return launcher.run_with_restarts(
-        job, run, launcher.check, neox_args.max_restarts, neox_args.save, neox_args.resuming_arguments
+        job,
+        launcher.run,
+        launcher.check,
+        neox_args.max_restarts,
+        neox_args.save,
+        neox_args.resuming_arguments,
     )
 
 

@@ -31,13 +31,16 @@ EXTRAS = {
     "hf": ["transformers>=5,<6", "safetensors>=0.4"],
     "spm": ["sentencepiece>=0.2"],
     "tiktoken": ["tiktoken>=0.7"],
-    "eval": ["lm-eval>=0.4.13,<0.5"],
+    "eval": ["lm-eval>=0.4.10,<0.5"],  # 0.4.4 to 0.4.9 cannot be imported beside transformers 5
 }
 EXTRAS["dev"] = [
     *EXTRAS["hf"],
     *EXTRAS["spm"],
     *EXTRAS["tiktoken"],
     *EXTRAS["s3"],
+    *EXTRAS["eval"],
+    "accelerate>=0.26",  # with peft, for lm_eval's own model, which ours is compared with
+    "peft>=0.10",
     "moto[server]>=5",  # a server that speaks S3's language
     "mypy>=1.10",
     "pre-commit>=3",
@@ -60,7 +63,7 @@ if __name__ == "__main__":
         long_description_content_type="text/markdown",
         license="Apache-2.0",
         python_requires=">=3.10,<3.14",
-        packages=find_packages(include=["megatron", "megatron.*"]),
+        packages=find_packages(include=["megatron", "megatron.*", "eval_tasks"]),
         package_data={"megatron": ["**/*.cpp", "**/*.cu", "**/*.h"]},
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS,

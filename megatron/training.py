@@ -15,7 +15,6 @@ from megatron.common.activity import beat
 from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
 from megatron.common.errors import COME_AGAIN, ConfigError, DataError
-from megatron.common.lifeline import restarts_so_far
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
 from megatron.engine import saves
@@ -32,12 +31,14 @@ from megatron.engine.setup import (
 from megatron.engine.stages import time_instructions
 from megatron.engine.stop import StopSignal
 from megatron.engine.train_state import TrainState
+from megatron.evaluation.harness import check_tasks
+from megatron.evaluation.run import evaluate_in_training, remind_of_validation
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
 from megatron.logging.parameters import ParameterReport
 from megatron.logging.profiler import Profiler
-from megatron.logging.report import perplexity
+from megatron.logging.report import perplexity, tags_of_start
 from megatron.mup_substitute import mup_coord_check, save_base_shapes
 from megatron.neox_arguments.curriculum import Curriculum
 from megatron.objectives import build_objective
@@ -97,6 +98,7 @@ def pretrain(neox_args) -> int:
         neox_args, iteration=neox_args.iteration
     )
     state = TrainState.resumed_at(engine.loaded_iteration, data_loaders)
+    remind_of_validation(neox_args, state.do_valid)
     if neox_args.save:
         warn_of_later_checkpoints(neox_args, state.iteration)
     timers("model and optimizer").stop()
@@ -107,13 +109,7 @@ def pretrain(neox_args) -> int:
     )
     timers.log(["data loaders", "model and optimizer"])
     metrics = Metrics(neox_args)
-    # Every start of a run writes this; an iteration above 0 says that the run goes on.
-    start = {
-        "runtime/devices": neox_args.world_size,
-        "runtime/startup_time": time.monotonic() - began,
-        "runtime/restarts": restarts_so_far(),
-    }
-    metrics.log(start, state.iteration)
+    metrics.log(tags_of_start(neox_args, time.monotonic() - began), state.iteration)
     if state.do_train and state.iteration < neox_args.train_iters:
         train(
             neox_args,
@@ -147,6 +143,8 @@ def check_settings(neox_args) -> None:
     ]
     if missing:
         raise ConfigError(missing)
+    if neox_args.eval_tasks and neox_args.rank == 0:
+        check_tasks(neox_args)
 
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
@@ -395,11 +393,19 @@ def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
 
 @torch.no_grad()
 def evaluate(
-    neox_args, forward_step_fn, data_iterator, model, verbose: bool = False, timers=None, reference_model=None
+    neox_args,
+    forward_step_fn,
+    data_iterator,
+    model,
+    verbose: bool = False,
+    timers=None,
+    reference_model=None,
+    with_tasks: bool = True,
 ) -> dict[str, float]:
     """Mean loss, metrics and perplexity over `eval_iters` global batches.
 
-    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too.
+    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too,
+    and, unless told otherwise, `<task>_<metric>` of all `eval_tasks`.
     """
     timers = timers or Timers()
     counter = None
@@ -423,7 +429,7 @@ def evaluate(
     results["lm_loss_ppl"] = perplexity(results["lm_loss"])
     if neox_args.char_level_ppl:
         results["lm_loss_char_lvl_ppl"] = perplexity(results["lm_loss"] * tokens_per_char_of_all(counter))
-    return results
+    return results | (evaluate_in_training(model, forward_step_fn, neox_args) if with_tasks else {})
 
 
 def evaluate_and_print_results(
@@ -439,10 +445,15 @@ def evaluate_and_print_results(
     reference_model=None,
     metrics: Metrics | None = None,
 ) -> dict[str, float]:
-    """Evaluate, print a ruled line and log under `validation/` or `test/`."""
+    """Evaluate, print a ruled line and log under `validation/` or `test/`; scores of tasks, which have nothing to do
+    with the test data, with the validation, and also under `eval/` as eval.py does."""
     began = time.monotonic()
     beat(chart_name, iteration)
-    results = evaluate(neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model)
+    results = evaluate(
+        neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model, with_tasks=False
+    )
+    scores = evaluate_in_training(model, forward_step_func, neox_args) if chart_name != "test" else {}
+    results |= scores
     line = f" {chart_name} results at {prefix} | "
     line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())
     print_rank_0("-" * (len(line) + 1))
@@ -450,6 +461,7 @@ def evaluate_and_print_results(
     print_rank_0("-" * (len(line) + 1))
     if metrics is not None:
         tags = {f"{chart_name}/{name}": value for name, value in results.items()}
+        tags |= {f"eval/{name}": value for name, value in scores.items()}
         metrics.log({**tags, "runtime/evaluation_time": time.monotonic() - began}, iteration)
     return results
 

@@ -1,5 +1,6 @@
 """Which checkpoint to load: the newest one that can be believed, or the one asked for if it can be."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,29 +19,57 @@ from megatron.common.errors import CheckpointError
 
 
 def choose_checkpoint(neox_args, iteration: int | None = None) -> str | None:
-    """The tag to load, the same on all ranks; None when a run starts afresh. Rank 0 decides and verifies.
+    """The tag to load, the same on all ranks; None when a run starts afresh. Rank 0 says what comes into question, and
+    every rank verifies a share of the files.
 
     Raises: CheckpointError if `load` has nothing to offer, unless `load` is also where this run will save.
     """
     fetch_checkpoint(neox_args, iteration)
     if not neox_args.load:
         return None
-    decision = [None, None]
+    offer: list = [[], None]
     if torch.distributed.get_rank() == 0:
         try:
-            decision = [_choose(neox_args, iteration), None]
+            offer = [_offered(neox_args, iteration), None]
         except CheckpointError as error:
-            decision = [None, str(error)]
-    torch.distributed.broadcast_object_list(decision, src=0)
-    if decision[1] is not None:
-        raise CheckpointError(decision[1])
-    return decision[0]
+            offer = [[], str(error)]
+    torch.distributed.broadcast_object_list(offer, src=0)
+    tags, refusal = offer
+    if refusal is not None:
+        raise CheckpointError(refusal)
+    return _first_undamaged(Path(neox_args.load), tags, iteration is not None, _problem)
 
 
-def _choose(neox_args, iteration: int | None) -> str | None:
+def _first_undamaged(
+    directory: Path, tags: list[str], by_name: bool, problem_of: Callable[[Path], str | None]
+) -> str | None:
+    """Raises: CheckpointError if all are damaged."""
+    for tag in tags:
+        problem = problem_of(directory / tag)
+        if problem is None:
+            return tag
+        if by_name:
+            raise CheckpointError(f"load: {directory / tag} is damaged: {problem}")
+        warn(f"not loading {directory / tag}: {problem}; trying the one before it")
+    if tags:
+        raise CheckpointError(f"load: every checkpoint in {directory} is damaged (the reasons are above)")
+    return None
+
+
+def _problem(directory: Path) -> str | None:
+    """What is wrong with a checkpoint, of which every rank looks at a share; collective, the same on all ranks."""
+    ranks = torch.distributed.get_world_size()
+    found: list[str | None] = [None] * ranks
+    own = manifest.problem(directory, torch.distributed.get_rank(), ranks)
+    torch.distributed.all_gather_object(found, own)
+    return next((problem for problem in found if problem is not None), None)
+
+
+def _offered(neox_args, iteration: int | None) -> list[str]:
+    """Tags in the order in which they are to be tried; none when the run starts afresh."""
     directory = Path(neox_args.load)
     if iteration is not None:
-        return _named_checkpoint(directory, iteration)
+        return [_named_checkpoint(directory, iteration)]
     candidates = _candidates(directory)
     if not candidates:
         if unnamed := saved_iterations(directory) if directory.is_dir() else []:
@@ -50,16 +79,11 @@ def _choose(neox_args, iteration: int | None) -> str | None:
             )
         if neox_args.save and Path(neox_args.save).resolve() == directory.resolve():
             info(f"no checkpoint in {directory} yet: starting from scratch")
-            return None
+            return []
         raise CheckpointError(
             f"load: there is no checkpoint in {directory}; correct the path (to train from scratch leave `load` out)"
         )
-    for tag in candidates:
-        problem = manifest.problem(directory / tag)
-        if problem is None:
-            return tag
-        warn(f"not loading {directory / tag}: {problem}; trying the one before it")
-    raise CheckpointError(f"load: every checkpoint in {directory} is damaged (the reasons are above)")
+    return candidates
 
 
 def _named_checkpoint(directory: Path, iteration: int) -> str:
@@ -70,9 +94,6 @@ def _named_checkpoint(directory: Path, iteration: int) -> str:
         raise CheckpointError(
             f"load: {directory} has no checkpoint of iteration {iteration}; available: {listed}"
         )
-    problem = manifest.problem(directory / tag)
-    if problem is not None:
-        raise CheckpointError(f"load: {directory / tag} is damaged: {problem}")
     return tag
 
 

@@ -81,7 +81,8 @@ def _load_in_another_layout(neox_args, model, directory: Path) -> dict:
 def _load(neox_args, model, directory: Path) -> dict:
     """Everything by DeepSpeed's own means, to the last bit. Returns: what the checkpoint keeps besides."""
     try:
-        loaded, client_state = model.load_checkpoint(neox_args.load, tag=directory.name)
+        with model.checkpoint_engine.reading():
+            loaded, client_state = model.load_checkpoint(neox_args.load, tag=directory.name)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

@@ -15,18 +15,19 @@ from megatron.common.files import atomic_write_text
 MANIFEST = "manifest.json"
 VERSION = 2  # 1 had no sum of its own
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
-_BLOCK = 1 << 22
+_OUR_FILES = ("neox_args.json", "rng_rank_*.pt")  # which nobody else writes
 _READERS = 8
 
 
 def file_record(path: Path) -> dict:
     """Size in bytes and CRC-32 of a file's content."""
-    crc32, size = 0, 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            crc32 = zlib.crc32(block, crc32)
-            size += len(block)
-    return {"size": size, "crc32": crc32}
+    size = path.stat().st_size
+    with _readers() as readers:
+        return {"size": size, "crc32": checksum.of_file(path, size, readers)()}
+
+
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
 
 
 def content_files(directory: Path) -> list[str]:
@@ -71,7 +72,12 @@ def _is_whole(content: dict) -> bool:
 
 def is_foreign(directory: str | Path) -> bool:
     """Whether another program wrote a checkpoint, GPT-NeoX or a converter: nobody else leaves the manifest out."""
-    return not Path(directory, MANIFEST).is_file()
+    return not Path(directory, MANIFEST).is_file() and not _is_ours(Path(directory))
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether a checkpoint without a manifest was written by this program, by files that no other one writes."""
+    return any(any(directory.glob(pattern)) for pattern in _OUR_FILES)
 
 
 def completed_at(directory: Path) -> float:
@@ -83,16 +89,21 @@ def completed_at(directory: Path) -> float:
         return 0.0
 
 
-def problem(directory: Path) -> str | None:
-    """Why a checkpoint cannot be believed, in words; None if it is complete and undamaged or has no manifest
-    (as checkpoints written by other programs, which cannot be verified)."""
-    return next(problems(directory), None)
+def problem(directory: Path, share: int = 0, shares: int = 1) -> str | None:
+    """Why a checkpoint cannot be believed, in words; None if it is complete and undamaged, or of another program, which
+    writes no manifest, so that nothing can be verified.
+
+    Args: share, shares: look only at one of so many shares of the files.
+    """
+    return next(problems(directory, share, shares), None)
 
 
-def problems(directory: Path) -> Iterator[str]:
+def problems(directory: Path, share: int = 0, shares: int = 1) -> Iterator[str]:
     """Everything that is wrong with a checkpoint; sizes are compared before anything is read."""
     manifest = read_manifest(directory)
     if manifest is None:
+        if not is_foreign(directory):
+            yield f"{MANIFEST} is missing"
         return
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(record, dict) for record in files.values()):
@@ -103,19 +114,32 @@ def problems(directory: Path) -> Iterator[str]:
         yield f"{MANIFEST} is of iteration {manifest['iteration']}"
         return
     believable = []
-    for name, record in files.items():
-        path = directory / name
+    for name in _share_of(files, share, shares):
+        path, record = directory / name, files[name]
         if not path.is_file():
             yield f"{name} is missing"
         elif path.stat().st_size != record.get("size"):
             yield f"{name} has {path.stat().st_size} bytes instead of {record.get('size')}"
         else:
             believable.append(name)
-    readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
+    readers = _readers()
     try:
         sums = [checksum.of_file(directory / name, files[name]["size"], readers) for name in believable]
         for name, total in zip(believable, sums, strict=True):
-            if total() != files[name].get("crc32"):
+            try:
+                damaged = total() != files[name].get("crc32")
+            except OSError as error:
+                yield f"{name} cannot be read ({error.strerror})"
+                continue
+            if damaged:
                 yield f"{name} is damaged (its checksum differs)"
     finally:
         readers.shutdown(cancel_futures=True)
+
+
+def _share_of(files: dict[str, dict], share: int, shares: int) -> list[str]:
+    """Names for one of so many readers, none of whom gets all of the large files."""
+    if shares == 1:
+        return list(files)
+    largest_first = sorted(files, key=lambda name: (-int(files[name].get("size", 0)), name))
+    return sorted(largest_first[share::shares])

@@ -25,7 +25,7 @@ from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
 from megatron.mpu import ParameterSpec
 
-SMALLEST_BUDGET = 8 << 20
+SMALLEST_BUDGET = 32 << 20  # bytes
 # Bytes that take longer to copy than a process takes to start.
 WORTH_A_PROCESS = 1 << 30
 
@@ -112,7 +112,7 @@ def _write(task: Task, directory: Path, name: str) -> dict:
     tree = _opened[key]
     largest = max(torch.Size(spec.logical_shape).numel() for spec in tree.source.specs.values())
     write_streamed(
-        directory / name, tree.files()[name](), max(SMALLEST_BUDGET, 4 * largest), tree.source.reopen
+        directory / name, tree.files()[name](), max(SMALLEST_BUDGET, 16 * largest), tree.source.reopen
     )
     fsync_file(directory / name)
     return manifest.file_record(directory / name)

@@ -12,8 +12,17 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 from megatron.checkpointing.snapshot import HostMemory, snapshot
 from megatron.checkpointing.writing import retried, write_tensors
-from megatron.common import activity, device
+from megatron.common import activity
 from megatron.common.errors import CheckpointError
+
+# What DeepSpeed copies from its files into tensors that are there already.
+_COPIED = (
+    "module",
+    "frozen_param_fragments",
+    "single_partition_of_fp32_groups",
+    "fp32_groups_flat",
+    "fp32_flat_groups",
+)
 
 
 def _allowed() -> list:
@@ -74,8 +83,13 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
     under way, if any; group: a process group of all ranks on the host.
     """
 
-    def __init__(self, with_optimizer: bool = True, group=None):
-        """Args: with_optimizer: False leaves optimizer states out of all files; group: all ranks, on the host."""
+    def __init__(self, with_optimizer: bool = True, group=None, on_host: bool = True):
+        """
+        Args:
+            with_optimizer: False leaves optimizer states out of all files.
+            group: all ranks, on the host.
+            on_host: whether an optimizer keeps its states in host memory.
+        """
         # The parent only announces itself.
         self.name = "SafeCheckpointEngine"
         self.failure: str | None = None
@@ -83,7 +97,8 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
         self.deferred: list[tuple[str, Any]] | None = None
         self.saving: Any = None
         self.host_memory = HostMemory()
-        self.group, self._with_optimizer = group, with_optimizer
+        self.group, self._with_optimizer, self._on_host = group, with_optimizer, on_host
+        self._read: dict[str, Any] | None = None
 
     def begin(self, deferred: bool) -> None:
         """A checkpoint begins; `deferred`: its files are only copied, for `write_deferred`."""
@@ -124,12 +139,29 @@ class SafeCheckpointEngine(TorchCheckpointEngine):
             self.records[path] = retried(lambda: write_tensors(state, path))
 
     def load(self, path: str, map_location=None):
-        """Read a file; what goes on to a device is copied straight out of the page cache.
+        """Read a file, once within `reading`: DeepSpeed asks twice for the weights.
 
-        On the host an optimizer takes tensors as they are. They must not be views of the file: as long as those were in
-        use, deleting the checkpoint would not make room on the disk.
+        Whatever is copied anyway is copied straight out of the page cache. On the host an optimizer takes tensors as
+        they are, which must not be views of the file: as long as those were in use, deleting the checkpoint would not
+        make room on the disk.
         """
-        return load_file(path, map_location, mmap=device.has_accelerator())
+        if self._read is not None and path in self._read:
+            return self._read[path]
+        content = load_file(path, map_location, mmap=True)
+        if self._on_host:
+            content = snapshot(content, HostMemory(), leave=_COPIED)
+        if self._read is not None:
+            self._read[path] = content
+        return content
+
+    @contextlib.contextmanager
+    def reading(self):
+        """Files of a checkpoint are read, and not kept afterwards."""
+        self._read = {}
+        try:
+            yield
+        finally:
+            self._read = None
 
     @contextlib.contextmanager
     def keep_failure(self, path):

@@ -1,7 +1,10 @@
 """Copies of a training state in host memory, which go on existing while training changes the state."""
 
+import contextlib
 import copy
+import mmap
 from collections import deque
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -9,6 +12,7 @@ import torch
 from megatron.common import device
 
 _COPIERS = 4
+_LARGE = 1 << 20  # bytes from which memory comes in the large pages of the system, where it has them
 
 
 class HostMemory:
@@ -26,7 +30,7 @@ class HostMemory:
         size, pinned = tensor.numel() * tensor.element_size(), tensor.device.type != "cpu"
         key = (size, pinned)
         free = self._free.get(key)
-        room = free.pop() if free else torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        room = free.pop() if free else _fresh(size, pinned)
         self._used.setdefault(key, []).append(room)
         return room.view(tensor.dtype).view(tensor.shape)
 
@@ -35,13 +39,24 @@ class HostMemory:
         self._free, self._used = self._used, {}
 
 
-def snapshot(value, memory: HostMemory):
+def _fresh(size: int, pinned: bool) -> torch.Tensor:
+    """`size` bytes that nobody has used yet. The first touch of ordinary pages would take longer than the copying."""
+    if pinned or size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a system that is built without them
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(room, dtype=torch.uint8)
+
+
+def snapshot(value, memory: HostMemory, leave: Collection[str] = ()):
     """A copy of nested dicts, lists and tuples with all their tensors, and of whatever else they hold.
 
     Parts of a larger tensor become tensors of their own; tensors that are the same stay the same.
+    Args: leave: keys whose values are taken as they are.
     """
     pairs: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
-    result = _copy(value, memory, pairs)
+    result = _copy(value, memory, pairs, leave)
     # A single thread does not use up the memory's bandwidth.
     with ThreadPoolExecutor(_COPIERS) as copiers:
         deque(copiers.map(lambda pair: pair[1].copy_(pair[0], non_blocking=True), pairs.values()), maxlen=0)
@@ -49,7 +64,7 @@ def snapshot(value, memory: HostMemory):
     return result
 
 
-def _copy(value, memory: HostMemory, pairs: dict):
+def _copy(value, memory: HostMemory, pairs: dict, leave: Collection[str]):
     """The copy, of whose tensors only the room is there: `pairs` takes up what is to be copied into it."""
     if isinstance(value, torch.Tensor):
         return _room_for(value.detach(), memory, pairs)
@@ -57,10 +72,11 @@ def _copy(value, memory: HostMemory, pairs: dict):
         # Keeps the class and what else hangs on it, as the versions on a state dict.
         result = copy.copy(value)
         for key in value if isinstance(value, dict) else range(len(value)):
-            result[key] = _copy(value[key], memory, pairs)
+            if key not in leave:
+                result[key] = _copy(value[key], memory, pairs, leave)
         return result
     if type(value) is tuple:
-        return tuple(_copy(item, memory, pairs) for item in value)
+        return tuple(_copy(item, memory, pairs, leave) for item in value)
     return copy.deepcopy(value)
 
 

@@ -1,20 +1,26 @@
-"""Writing a .pt file whose tensors are fetched one after the other, so that it may be larger than the memory."""
+"""Writing a .pt file whose tensors are fetched one after the other, so that it may be larger than the memory.
 
-import mmap
+The file is laid out without content first; then every tensor is written to its place.
+"""
+
+import math
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.serialization import set_default_mmap_options, skip_data
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.serialization import skip_data
 
 from megatron.checkpointing.safe_engine import load_file
 
+Keys = tuple[Any, ...]
 
-@dataclass(frozen=True)
-class Piece:
-    """Values start..stop-1 of a flattened tensor; `read` gives them, in any shape and dtype."""
+
+class Piece(NamedTuple):
+    """Consecutive values of a flattened tensor: first and last (exclusive), and what fetches them."""
 
     start: int
     stop: int
@@ -32,54 +38,75 @@ class Streamed:
 
 def whole_tensor(shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[], torch.Tensor]) -> Streamed:
     """A tensor fetched at once."""
-    return Streamed(shape, dtype, [Piece(0, torch.Size(shape).numel(), read)])
+    return Streamed(shape, dtype, [Piece(0, math.prod(shape), read)])
 
 
 def write_streamed(path: Path, content: dict, budget: int, rest: Callable[[], None]) -> None:
     """Write `content`, plain containers with Streamed tensors in them.
 
-    Args: budget: bytes after which mapped memory is given back; rest: called then, and from time to time, to give back
-    what `read` functions keep.
+    Args: rest: called whenever `budget` bytes have been fetched, to give back what `read` functions keep.
     """
-    with skip_data():
-        # Memory of blank tensors is never touched; all others are written in the second pass as well.
-        torch.save(_replaced(content, lambda leaf: torch.empty(leaf.shape, dtype=leaf.dtype)), path)
-    waiting = list(_tensors(content))
-    while waiting:
-        with set_default_mmap_options(mmap.MAP_SHARED):
-            mapped = load_file(path, mmap=True)
-        written = 0
-        while waiting and written < budget:
-            keys, leaf = waiting.pop()
-            place = mapped
-            for key in keys:
-                place = place[key]
-            written += _fill(place, leaf, budget - written, keys, waiting)
-        del mapped, place
-        rest()
+    file, fetched = BlankFile(path, content), 0
+    for keys, leaf in _tensors(content):
+        pieces = (
+            leaf.pieces if isinstance(leaf, Streamed) else [Piece(0, leaf.numel(), lambda leaf=leaf: leaf)]
+        )
+        for piece in pieces:
+            values = piece.read()
+            file.write(keys, values, piece.start)
+            # It may be a small part of what has been touched.
+            fetched += values.untyped_storage().nbytes()
+            del values
+            if fetched >= budget:
+                fetched = 0
+                rest()
 
 
-def _fill(place: torch.Tensor, leaf, budget: int, keys: tuple, waiting: list) -> int:
-    """Write a tensor, or as many of its pieces as the budget allows; what is left over goes back to `waiting`.
+class BlankFile:
+    """A .pt file of `content`, plain containers in which tensors and Streamed say no more than shape and dtype: all
+    values are zero until they are written, in any order, and take no room."""
 
-    Returns: bytes written.
-    """
-    if isinstance(leaf, torch.Tensor):
-        place.copy_(leaf)
-        return leaf.nbytes
-    flat, written = place.view(-1), 0
-    for number, piece in enumerate(leaf.pieces):
-        if written and written >= budget:
-            waiting.append((keys, Streamed(leaf.shape, leaf.dtype, leaf.pieces[number:])))
-            break
-        flat[piece.start : piece.stop] = piece.read().reshape(-1)
-        # What is read is mapped as well, and may be a small part of a large tensor.
-        written += 2 * (piece.stop - piece.start) * place.element_size()
-    return written
+    def __init__(self, path: Path, content: dict):
+        self.path = path
+        # Tensors without memory.
+        with FakeTensorMode():
+            blank = _replaced(content, lambda leaf: torch.empty(leaf.shape, dtype=leaf.dtype))
+        with skip_data(materialize_fake_tensors=True):
+            torch.save(blank, path)
+        places = {keys: (leaf.data_ptr(), leaf.dtype) for keys, leaf in _tensors(load_file(path, mmap=True))}
+        # As they lie in the file they lie in memory.
+        begin = min((address for address, _ in places.values() if address), default=0)
+        shift = _first_offset(path) - begin if begin else 0
+        self._places = {keys: (address + shift, dtype) for keys, (address, dtype) in places.items()}
+
+    def write(self, keys: Keys, values: torch.Tensor, start: int = 0) -> None:
+        """Write a tensor, or values of it from number `start` on; `keys` lead to it."""
+        if values.numel() == 0:
+            return
+        offset, dtype = self._places[keys]
+        plain = values.detach().to("cpu", dtype).contiguous().view(-1).view(torch.uint8)
+        waiting = memoryview(plain.numpy())
+        with open(self.path, "rb+", buffering=0) as file:
+            file.seek(offset + start * dtype.itemsize)
+            while waiting:
+                # The system takes at most 2 GB at once.
+                waiting = waiting[file.write(waiting) :]
 
 
-def _replaced(content, blank: Callable[[Streamed], torch.Tensor]):
-    if isinstance(content, Streamed):
+def _first_offset(path: Path) -> int:
+    """Where the values of the first tensor begin."""
+    with zipfile.ZipFile(path) as archive:
+        records = [info for info in archive.infolist() if "/data/" in info.filename and info.file_size]
+        first = min(record.header_offset for record in records)
+    with open(path, "rb") as file:
+        # The header of a record ends with its name and with padding, whose lengths it holds (zip, APPNOTE 4.3.7).
+        file.seek(first + 26)
+        lengths = file.read(4)
+    return first + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+
+
+def _replaced(content, blank: Callable[[Any], torch.Tensor]):
+    if isinstance(content, (Streamed, torch.Tensor)):
         return blank(content)
     if isinstance(content, dict):
         return {key: _replaced(value, blank) for key, value in content.items()}
@@ -88,7 +115,7 @@ def _replaced(content, blank: Callable[[Streamed], torch.Tensor]):
     return content
 
 
-def _tensors(content, keys: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+def _tensors(content, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """(keys that lead there, tensor)."""
     if isinstance(content, (Streamed, torch.Tensor)):
         yield keys, content

@@ -390,7 +390,7 @@ def is_summand(name: str, parallel_residual: bool) -> bool:
 
 def _merged(parts: list[torch.Tensor], spec: ParameterSpec, vocabulary: int) -> torch.Tensor:
     """The whole tensor; vocabulary rows are cut or filled up with zeros to the padding of the present layout."""
-    if spec.shard_dim is not None and not spec.blocks:
+    if len(parts) > 1 and not spec.blocks:
         whole = torch.cat(parts, spec.shard_dim)
     else:
         whole = merge_slices(parts, spec)

@@ -28,6 +28,10 @@ def read_hostfile(path: str | Path) -> dict[str, int]:
         name, slots = match[1], int(match[2])
         if name in hosts:
             raise LaunchError(f"{path}, line {number}: host {name!r} is listed twice")
+        if slots == 0:
+            raise LaunchError(
+                f"{path}, line {number}: host {name!r} has no slots; leave it out, or give it some"
+            )
         hosts[name] = slots
     if not hosts:
         raise LaunchError(f"{path}: names no host; write lines of the form NAME slots=N")
@@ -69,7 +73,8 @@ def filter_pool(pool: Pool, include: str | None, exclude: str | None) -> Pool:
             )
         chosen[host] = slots if slots is not None else pool[host]
     if include:
-        remaining = chosen
+        # Ranks are counted in the host file's order, whatever the filter's.
+        remaining = {host: chosen[host] for host in pool if host in chosen}
     else:
         remaining = {
             host: [s for s in slots if s not in chosen.get(host, [])] for host, slots in pool.items()

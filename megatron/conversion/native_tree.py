@@ -1,25 +1,22 @@
 """Writing a checkpoint of weights for any number of tensor and pipeline ranks, tensor by tensor.
 
-A file is first laid out without content and then mapped, so that however large it is only what is being copied has to
-be in memory.
+Files are laid out without content first, so that however large they are only what is being copied has to be in memory.
 """
 
 import json
-import mmap
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.serialization import set_default_mmap_options, skip_data
 
 from megatron.checkpointing import manifest
 from megatron.checkpointing.names import LATEST
 from megatron.checkpointing.saved_config import CONFIG
+from megatron.checkpointing.streamed_file import BlankFile, Keys, Streamed
 from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
 from megatron.mpu import ParameterSpec, local_slice
@@ -56,9 +53,11 @@ class NativeTree:
         self._partial.mkdir(parents=True)
         self._places = [self._lay_out(rank) for rank in range(tensor)]
 
-    def _lay_out(self, rank: int) -> dict[str, torch.Tensor]:
-        """Make the files of a tensor rank. Returns: {logical name: its place in a file}."""
-        shapes = {name: spec.local_shape(self.tensor) for name, spec in self.specs.items()}
+    def _lay_out(self, rank: int) -> dict[str, tuple[BlankFile, Keys]]:
+        """Make the files of a tensor rank. Returns: {logical name: (its file, its place there)}."""
+        blanks = {
+            name: Streamed(spec.local_shape(self.tensor), self.dtype, []) for name, spec in self.specs.items()
+        }
         kept = {
             "dp_world_size": 1,
             "mp_world_size": self.tensor,
@@ -68,18 +67,22 @@ class NativeTree:
             "iteration": 0,
         }
         if not self.pipe:
-            named = {name: (f"sequential.{name}", shape) for name, shape in shapes.items()}
-            path = self._partial / f"mp_rank_{rank:02d}_model_states.pt"
-            return _mapped(path, named, self.dtype, kept)
+            module = {f"sequential.{name}": blank for name, blank in blanks.items()}
+            whole = BlankFile(
+                self._partial / f"mp_rank_{rank:02d}_model_states.pt", {**kept, "module": module}
+            )
+            return {name: (whole, ("module", f"sequential.{name}")) for name in blanks}
         for stage in range(self.pipe):
             file = f"mp_rank_{stage * self.tensor + rank:02d}_model_states.pt"
             torch.save(kept | {"module": None}, self._partial / file)
-        places: dict[str, torch.Tensor] = {}
-        for layer in sorted({int(name.split(".")[0]) for name in shapes}):
-            own = {name: shape for name, shape in shapes.items() if int(name.split(".")[0]) == layer}
-            named = {name: (name.split(".", 1)[1], shape) for name, shape in own.items()}
-            path = self._partial / f"layer_{layer:02d}-model_{rank:02d}-model_states.pt"
-            places |= _mapped(path, named, self.dtype)
+        layers: dict[int, dict[str, Streamed]] = {}
+        for name, blank in blanks.items():
+            layer, path = name.split(".", 1)
+            layers.setdefault(int(layer), {})[path] = blank
+        places: dict[str, tuple[BlankFile, Keys]] = {}
+        for number, content in layers.items():
+            own = BlankFile(self._partial / f"layer_{number:02d}-model_{rank:02d}-model_states.pt", content)
+            places |= {f"{number}.{path}": (own, (path,)) for path in content}
         return places
 
     def put(self, name: str, logical: torch.Tensor) -> None:
@@ -96,7 +99,8 @@ class NativeTree:
                 f"{name} would be {tuple(logical.shape)}, but the config describes {tuple(spec.logical_shape)}"
             )
         for rank, places in enumerate(self._places):
-            places[name].copy_(local_slice(logical, spec, rank, self.tensor))
+            file, keys = places[name]
+            file.write(keys, local_slice(logical, spec, rank, self.tensor))
 
     def seal(self, config: Mapping[str, Any], header: str, description: Mapping[str, Any]) -> None:
         """Write configs and manifest, put the folder in its place and point `latest` at it.
@@ -104,7 +108,6 @@ class NativeTree:
         Args: config: the config that trains the model; header: what its file says first; description: what the
         manifest says beside the files.
         """
-        self._places = []
         text = header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         (self._partial / "configs").mkdir()
         (self._partial / "configs" / CONFIG_FILE).write_text(text, encoding="utf-8")
@@ -121,24 +124,4 @@ class NativeTree:
         atomic_write_text(self.root / LATEST, self.directory.name)
 
     def discard(self) -> None:
-        self._places = []
         remove(self._partial)
-
-
-def _mapped(
-    path: Path,
-    named: Mapping[str, tuple[str, Iterable[int]]],
-    dtype: torch.dtype,
-    beside: Mapping[str, Any] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Make a file of tensors and map it. named: {logical name: (key in the file, shape)}; beside: what else the file
-    holds, which then has the tensors under `module`."""
-    # Tensors without memory, for a file may be larger than all there is.
-    with FakeTensorMode():
-        blank = {key: torch.empty(tuple(shape), dtype=dtype) for key, shape in named.values()}
-    with skip_data(materialize_fake_tensors=True):
-        torch.save(blank if beside is None else {**beside, "module": blank}, path)
-    with set_default_mmap_options(mmap.MAP_SHARED):
-        content = torch.load(path, mmap=True, weights_only=True)
-    tensors = content if beside is None else content["module"]
-    return {name: tensors[key] for name, (key, _) in named.items()}

@@ -35,6 +35,19 @@ def broadcast_json(value: Any, src: int = 0, group=None) -> Any:
     return _decode(data)
 
 
+def broadcast_numbers(numbers: list[int] | None, src: int = 0, group=None) -> torch.Tensor:
+    """The whole numbers of global rank `src`, int64 [n] on this rank's device, on all ranks of the group."""
+    target = device.current_device()
+    if _alone(group):
+        return torch.tensor(numbers, dtype=torch.int64, device=target)
+    own = torch.tensor(numbers, dtype=torch.int64, device=target) if dist.get_rank() == src else None
+    size = torch.tensor([0 if own is None else own.numel()], device=target)
+    dist.broadcast(size, src, group=group)
+    values = torch.empty(int(size), dtype=torch.int64, device=target) if own is None else own
+    dist.broadcast(values, src, group=group)
+    return values
+
+
 def all_gather_json(value: Any, group=None) -> list:
     """The values of all ranks of the group, in rank order, on all of them."""
     if _alone(group):

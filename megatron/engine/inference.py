@@ -1,5 +1,6 @@
 """A model that answers: full-vocabulary logits in any layout, without DeepSpeed's engines."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -95,20 +96,47 @@ class InferenceModel:
         Returns: logits [b, n, V] of the padded vocabulary on the last stage, None on the others.
         """
         activity.pulse()
-        batch, length = tokens.shape
         prompt = self._prompt_due()
-        inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
-        outputs = self.module(inputs)
-        if not self.is_last_stage:
-            dist.send(
-                outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group()
-            )
+        outputs = self._run_stages(tokens, position_ids, prompt)
+        if outputs is None:
             return None
         if outputs.shape[-1] != self.neox_args.padded_vocab_size:
             outputs = mpu.gather_from_model_parallel_region(outputs)
         return outputs[:, prompt:]
 
     __call__ = forward
+
+    @torch.no_grad()
+    def logits_at(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Like forward, but without the logits of other positions, and every rank keeps its part of the vocabulary.
+
+        Args: rows, columns: int64 [n], the positions whose logits are wanted.
+        Returns: logits [n, V/tp] on the ranks of the last stage, None on the others.
+        """
+        prompt = self._prompt_due()
+        layers = self.module.output_layers()
+        before = [layer.parallel_output for layer in layers]
+        for layer in layers:
+            layer.places, layer.parallel_output = (rows, columns + prompt), True
+        try:
+            return self._run_stages(tokens, position_ids, prompt)
+        finally:
+            for layer, parallel in zip(layers, before, strict=True):
+                layer.places, layer.parallel_output = None, parallel
+
+    def _run_stages(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor, prompt: int
+    ) -> torch.Tensor | None:
+        """What the last stage puts out; None on the others."""
+        batch, length = tokens.shape
+        inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
+        outputs = self.module(inputs)
+        if self.is_last_stage:
+            return outputs
+        dist.send(outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group())
+        return None
 
     def _prompt_due(self) -> int:
         """Positions that a soft prompt adds to this pass: none to the later pieces of a cached text."""
@@ -140,7 +168,10 @@ def as_inference_model(model, neox_args) -> InferenceModel:
 
 
 def setup_for_inference_or_eval(
-    use_cache: bool = True, overwrite_values: dict | None = None, input_args: list[str] | None = None
+    use_cache: bool = True,
+    overwrite_values: dict | None = None,
+    input_args: list[str] | None = None,
+    check: Callable[[NeoXArgs], None] | None = None,
 ) -> tuple[InferenceModel, NeoXArgs]:
     """Config from the command line, process grid, model, and the weights of the checkpoint named by `load`.
 
@@ -148,6 +179,7 @@ def setup_for_inference_or_eval(
         use_cache: keep keys and values of the past.
         overwrite_values: config values that win over the command line's.
         input_args: the command line; None takes sys.argv.
+        check: called with the config on rank 0 before anything is loaded.
     Raises: ConfigError when `load` is not set or the file of prompts does not exist.
     """
     values = INFERENCE_OVERRIDES | dict(overwrite_values or {})
@@ -159,6 +191,8 @@ def setup_for_inference_or_eval(
         # Found before the minutes that loading a large model may take.
         raise ConfigError(f"sample_input_file={prompts} is no file; name the text file of prompts")
     neox_args.configure_distributed_args()
+    if check is not None and neox_args.rank == 0:
+        check(neox_args)
     neox_args.build_tokenizer()
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()

@@ -88,7 +88,8 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
         # DeepSpeed takes a class of this name to send an attention mask along; ours sends hidden states only.
         engine.set_has_attention_mask(False)
         _time_backward_once(engine)
-    engine.checkpoint_engine = SafeCheckpointEngine(not neox_args.no_save_optim, host_group())
+    on_host = not device.has_accelerator() or "offload_optimizer" in zero_options(neox_args.zero_optimization)
+    engine.checkpoint_engine = SafeCheckpointEngine(not neox_args.no_save_optim, host_group(), on_host)
     # What else of a run goes into its checkpoints: name -> object with state_dict() and load_state_dict().
     engine.stateful = {}
     # The folder of the checkpoint that it goes on from.

@@ -171,7 +171,8 @@ class Decoder:
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:
         tokens = torch.empty_like(self.batch.start)
         if self.model.is_sampler:
-            tokens.copy_(self.sampler(logits))
+            # A row that still stands in its prompt draws nothing, or its text would depend on the rows beside it.
+            tokens.copy_(self.sampler(logits, (self.batch.start <= self.position).tolist()))
         return self.model.share(tokens)
 
     def _advance(self, chosen: torch.Tensor, logits: torch.Tensor) -> None:

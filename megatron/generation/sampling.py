@@ -1,6 +1,8 @@
 """From logits to the next token."""
 
 import hashlib
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,13 +78,21 @@ class Sampler:
         # On the CPU on every machine, because each kind of device draws other numbers from the same seed.
         self._generators = [torch.Generator().manual_seed(seed) for seed in row_seeds]
 
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """logits [b, V] -> tokens int64 [b]. The logits are left alone."""
+    def __call__(self, logits: torch.Tensor, wanted: Sequence[bool] | None = None) -> torch.Tensor:
+        """logits [b, V] -> tokens int64 [b]. The logits are left alone.
+
+        wanted: the rows whose tokens will be used; the others' generators stay where they are.
+        """
         logits = logits[:, : self.vocab_size].float()
         if self.options.temperature == 0.0:
             return logits.argmax(dim=-1)
         filtered = filter_logits(logits / self.options.temperature, self.options.top_k, self.options.top_p)
-        draws = [torch.rand(1, generator=generator, dtype=torch.float64) for generator in self._generators]
+        draws = [
+            torch.rand(1, generator=generator, dtype=torch.float64)
+            if used
+            else torch.zeros(1, dtype=torch.float64)
+            for generator, used in zip(self._generators, wanted or itertools.repeat(True), strict=False)
+        ]
         return pick(torch.softmax(filtered.double(), dim=-1), torch.cat(draws).to(logits.device))
 
 

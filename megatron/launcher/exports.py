@@ -52,6 +52,15 @@ def exports(job: Any, environment: Mapping[str, str] = os.environ) -> dict[str, 
     return found
 
 
+def inherited(job: Any, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the program behind `launcher` itself gets.
+
+    Some of these programs carry all of it to the hosts, so it has no key to a tracker that the job does not use.
+    """
+    unused = tuple(f"{prefix}API_KEY" for tracker, prefix in _TRACKERS.items() if tracker not in job.trackers)
+    return {name: value for name, value in environment.items() if name not in unused}
+
+
 def read_environment_file(path: Path) -> dict[str, str]:
     """NAME=VALUE of each line; empty lines and those that begin with "#" are left out.
 

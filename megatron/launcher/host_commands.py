@@ -49,8 +49,8 @@ def _pdsh(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[str]:
     command, _, _ = starter.get_cmd({}, job.hosts)
     folder = os.path.abspath(".")
     command[command.index(f"cd {folder};")] = f"cd {shlex.quote(folder)};"
-    # It would show every command in full, which is mostly base64.
-    command.insert(len(command) - 1 - len(job.arguments), "--log_level=warning")
+    # It would show every command in full, which is mostly base64, at its start and at its failure.
+    command.insert(len(command) - 1 - len(job.arguments), "--log_level=critical")
     return command
 
 

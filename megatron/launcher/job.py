@@ -80,6 +80,10 @@ def resolve(args: Any, arguments: list[str]) -> Job:
     pool = resource_pool(args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus)
     devices = accelerator_count()
     if not pool and not (args.force_multi and args.launcher in PLACED_BY_SCHEDULER):
+        if args.num_nodes > 1:
+            raise LaunchError(
+                f"num_nodes={args.num_nodes}, but without a hostfile there is only this machine; set hostfile"
+            )
         pool = {"localhost": _local_slots(args.num_gpus, devices, args.global_num_gpus)}
     is_local = not args.force_multi and len(pool) == 1 and is_this_machine(next(iter(pool)))
     if is_local and devices:

@@ -15,7 +15,7 @@ from pathlib import Path
 from megatron.common.console import print_rank_0
 from megatron.common.errors import COME_AGAIN
 from megatron.launcher.coordinator import Coordinator
-from megatron.launcher.exports import exports
+from megatron.launcher.exports import exports, inherited
 from megatron.launcher.failures import Outcome, exit_code, name_ranks, report
 from megatron.launcher.job import Job
 from megatron.launcher.jsrun import jsrun_command
@@ -45,7 +45,7 @@ def run_multi_host(job: Job, extra: Mapping[str, str] | None = None) -> Outcome:
         process = subprocess.Popen(
             starter_command(job, given, Path(folder)),
             # A scheduler's own starter carries this whole environment to the hosts.
-            env={**os.environ, **given, "PYTHONPATH": f"{_PROJECT}{os.pathsep}{given['PYTHONPATH']}"},
+            env={**inherited(job), **given, "PYTHONPATH": f"{_PROJECT}{os.pathsep}{given['PYTHONPATH']}"},
             # Ctrl-C reaches us alone, who pass it on.
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),

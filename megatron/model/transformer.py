@@ -160,11 +160,17 @@ class NormPipe(torch.nn.Module):
         return hidden if self.project_out is None else self.project_out(hidden)
 
 
+Places = tuple[torch.Tensor, torch.Tensor]
+
+
 class ParallelLinear(torch.nn.Module):
     """Untied output projection, with a bias if use_bias_in_output says so.
 
     Args: parallel_output: keep the logits cut over the ranks; is_last_layer: matters to muP only.
+    Attributes: places: (rows, columns), int64 [n] each, of the only logits [n, V] that are wanted; None: all [b, s, V].
     """
+
+    places: Places | None = None
 
     def __init__(
         self,
@@ -191,6 +197,8 @@ class ParallelLinear(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:
         """[b, s, h] -> (logits [b, s, V/tp or V], None)."""
+        if self.places is not None:
+            hidden = hidden[self.places]
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         logits, _ = self.final_linear(hidden)
@@ -221,8 +229,10 @@ def parallel_lm_logits(
 class TiedOutput:
     """Output projection with the word embeddings as its weight; owns no parameters.
 
-    Called as (embedding, hidden [b, s, h]) -> logits [b, s, V/tp or V].
+    Called as (embedding, hidden [b, s, h]) -> logits [b, s, V/tp or V]. Attributes: places: as of ParallelLinear.
     """
+
+    places: Places | None = None
 
     def __init__(self, neox_args, parallel_output: bool = True):
         self.parallel_output = parallel_output
@@ -231,6 +241,8 @@ class TiedOutput:
         self.vocab_rows = logical_vocab_size(neox_args)
 
     def __call__(self, embedding: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        if self.places is not None:
+            hidden = hidden[self.places]
         if self.input_scale != 1.0:
             hidden = hidden * self.input_scale
         logits = parallel_lm_logits(

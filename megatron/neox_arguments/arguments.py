@@ -85,6 +85,7 @@ class NeoXArgs(
     """
 
     dry_run = False
+    preflight = False
     assumes_devices = False
     tokenizer = None
     tensorboard_writer = None
@@ -130,15 +131,19 @@ class NeoXArgs(
 
     @classmethod
     def consume_deepy_args(cls, input_args: list[str] | None = None) -> "NeoXArgs":
-        """From the command line of deepy.py. Attribute `dry_run` tells whether only a plan is wanted."""
-        files, overrides, dry_run = command_line.parse_deepy(input_args)
+        """From the command line of deepy.py.
+
+        Attributes: dry_run: only a plan is wanted; preflight: the hosts are to be checked first.
+        """
+        files, overrides, wanted = command_line.parse_deepy(input_args)
         values, texts = read_files(files)
         values = {**values, "config_files": texts, **overrides}
         if values.get("use_wandb") and not values.get("wandb_group"):
             values["wandb_group"] = f"run-{secrets.token_hex(4)}"
-        planned = assume_devices(values) if dry_run else values
+        planned = assume_devices(values) if wanted["dry_run"] else values
         args = cls.from_dict(planned)
-        args.dry_run, args.assumes_devices = dry_run, planned != values
+        args.dry_run, args.preflight = wanted["dry_run"], wanted["preflight"]
+        args.assumes_devices = planned != values
         return args
 
     @classmethod

@@ -30,7 +30,10 @@ def deepy_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--conf_dir", "-d", help="folder of the configuration files")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print configuration, plan and command; start nothing"
+        "--dry-run", action="store_true", help="print configuration, plan and command; do not start the job"
+    )
+    parser.add_argument(
+        "--preflight", action="store_true", help="first check every host and the network between them"
     )
     keys = parser.add_argument_group("configuration keys")
     keys.add_argument("--wandb_group", help="Weights & Biases group")
@@ -46,18 +49,18 @@ def deepy_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[str, Any], bool]:
-    """Returns: (configuration files, overriding values, dry run).
+def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[str, Any], dict[str, bool]]:
+    """Returns: (configuration files, overriding values, what else is wanted: dry_run, preflight).
 
     Raises: LaunchError if the script does not exist.
     """
     given = vars(deepy_parser().parse_args(input_args))
     files = config_paths(given.pop("conf_file"), given.pop("conf_dir"))
-    dry_run = given.pop("dry_run")
+    wanted = {name: given.pop(name) for name in ("dry_run", "preflight")}
     given["autotuning_run"] = given.pop("autotuning")
     if not Path(given["user_script"]).is_file():
         raise LaunchError(f"{given['user_script']}: no such script; name an existing one, such as train.py")
-    return files, {key: value for key, value in given.items() if value is not None}, dry_run
+    return files, {key: value for key, value in given.items() if value is not None}, wanted
 
 
 def worker_parser() -> argparse.ArgumentParser:

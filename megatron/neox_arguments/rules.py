@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from megatron.common.hosts import find_hostfile
 from megatron.neox_arguments import (
     block_sizes,
     curriculum,
@@ -16,6 +15,7 @@ from megatron.neox_arguments import (
     schedule_options,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
+from megatron.neox_arguments.evaluation_options import EVALUATION_KEYS, evaluation_problems
 from megatron.neox_arguments.mup_options import MUP_KEYS, mup_problems
 from megatron.neox_arguments.neox_args import ATTENTION_TYPE_CHOICES
 from megatron.neox_arguments.optimizer_options import check_optimizer
@@ -391,6 +391,9 @@ def _prompts(args: Any) -> Iterator[str]:
         yield "text_gen_type: input-file needs sample_input_file"
 
 
+RULES.reading(*EVALUATION_KEYS)(evaluation_problems)
+
+
 @rule("fp16_lm_cross_entropy", "precision")
 def _half_precision_loss(args: Any) -> Iterator[str]:
     if args.fp16_lm_cross_entropy and args.precision != "fp16":
@@ -468,12 +471,6 @@ for _keys, _problems in (
 def _filters(args: Any) -> Iterator[str]:
     if args.include and args.exclude:
         yield "include and exclude are both set; use one of them"
-
-
-@rule("num_nodes", "hostfile", "force_multi")
-def _machines(args: Any) -> Iterator[str]:
-    if args.num_nodes > 1 and not args.force_multi and find_hostfile(args.hostfile) is None:
-        yield f"num_nodes={args.num_nodes}, but without a hostfile there is only this machine; set hostfile"
 
 
 @rule("master_port")

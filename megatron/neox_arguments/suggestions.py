@@ -15,3 +15,8 @@ def unknown_key(key: str, known: Iterable[str], where: str = "") -> str:
     close = nearest(key.replace("-", "_"), known)
     hint = f"; did you mean {close!r}?" if close else ""
     return f"unknown key {key!r}{where}{hint}"
+
+
+def several_nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Up to `count` known words that are like `word`, the most alike first."""
+    return difflib.get_close_matches(word.lower(), list(known), n=count, cutoff=0.6)

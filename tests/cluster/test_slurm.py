@@ -1,6 +1,6 @@
 """Jobs of a real Slurm: its variables are understood, and it starts, signals and restarts training."""
 
-import ast
+import json
 import sys
 
 import pytest
@@ -23,21 +23,22 @@ def test_lists_of_hosts_mean_what_slurm_means(slurm):
         )
 
 
-def test_a_process_knows_its_allocation_and_its_meeting_place(slurm):
-    script = "import os; print(dict(os.environ))"
-    inside = slurm.run(
-        ["salloc", "--quiet", "-N2", "--ntasks-per-node=2", sys.executable, "-c", script]
-    ).stdout
-    environment = ast.literal_eval(inside)
-    assert variables.allocation(environment) == {"node1": 2, "node2": 2}
-    assert variables.cores_per_host(environment) == {"node1": 2, "node2": 2}
-    assert variables.meeting_place(environment) == {}
+TELL = """
+import json, os, sys
+with open(os.path.join(sys.argv[1], os.environ.get("SLURM_PROCID", "shell")), "w") as file:
+    json.dump(dict(os.environ), file)
+"""
+
+
+def test_a_process_knows_its_allocation_and_its_meeting_place(slurm, tmp_path):
+    tell = [sys.executable, "-c", TELL, tmp_path]
+    slurm.run(["salloc", "--quiet", "-N2", "--ntasks-per-node=2", *tell])
     # The order in which srun is told of hosts does not matter for the ranks.
-    asked = ["srun", "-N2", "-n2", "--nodelist=node2,node1", sys.executable, "-c", script]
-    ranks = {
-        int(each["SLURM_PROCID"]): each
-        for each in map(ast.literal_eval, slurm.run(asked).stdout.splitlines())
-    }
+    slurm.run(["srun", "-N2", "-n2", "--nodelist=node2,node1", *tell])
+    shell, *ranks = (json.loads((tmp_path / name).read_text()) for name in ("shell", "0", "1"))
+    assert variables.allocation(shell) == {"node1": 2, "node2": 2}
+    assert variables.cores_per_host(shell) == {"node1": 2, "node2": 2}
+    assert variables.meeting_place(shell) == {}
     assert ranks[0]["SLURMD_NODENAME"] == "node1"
-    meeting = variables.meeting_place(ranks[0])
-    assert meeting == variables.meeting_place(ranks[1]) and meeting["MASTER_ADDR"] == "node1"
+    places = [variables.meeting_place(environment) for environment in ranks]
+    assert places[0] == places[1] and places[0]["MASTER_ADDR"] == "node1"

@@ -308,6 +308,7 @@ def train_and_save(config: dict, world_size: int, steps: int) -> list[float]:
     return losses
 
 
+OURS = ("manifest.json", "neox_args.json", "rng_rank_*.pt")
 OWN = {
     "dp2 ZeRO-3": {"zero_optimization": {"stage": 3}},
     "pp2 ZeRO-1 bf16, tied": {
@@ -321,7 +322,7 @@ def test_the_files_of_deepspeed_itself_are_read_to_the_last_bit(layout, tmp_path
     """What this program's DeepSpeed writes, without what marks it as this program's own."""
     config = settings(tmp_path, data[0], save=str(tmp_path), checkpoint_factor=1000, **OWN[layout])
     straight = run_distributed(train_and_save, 2, config, 2, 6)
-    for path in [*tmp_path.glob("*/manifest.json"), *tmp_path.glob("*/rng_rank_*.pt")]:
+    for path in (path for name in OURS for path in tmp_path.glob(f"*/{name}")):
         path.unlink()
     resumed = run_distributed(train_and_save, 2, {**config, "save": None}, 2, 6)
     assert [losses[3:] for losses in straight] == resumed

@@ -1,11 +1,12 @@
-"""Saving and loading a checkpoint against plain torch.save and torch.load of the same bytes, in one run.
+"""Saving, loading and reshaping a checkpoint against plain torch.save and torch.load of the same bytes, in one run.
 
     python tools/benchmarks/checkpoint.py [--layers 8] [--hidden 512] [--folder DISK] [--rounds 5]
 
 A model and its Adam states in fp32, on one process. The peers write the same objects, file by file, and fsync each of
-them as a checkpoint does; and read the files of the checkpoint. What the peers do not do and is in the other numbers:
-checksums while writing and before loading, the copy into model and optimizer, renames. All take turns; ratios are
-medians of the rounds, since a disk shared with others has no speed of its own.
+them as a checkpoint does; and read the files they have written, which lie in the page cache as the checkpoint's do.
+What the peers do not do and is in the other numbers: checksums while writing and before loading, the copy into model
+and optimizer, renames. Reshaping, to two tensor ranks with ZeRO-1, stands beside reading and writing the same bytes.
+All take turns; ratios are medians of the rounds, since a disk shared with others has no speed of its own.
 """
 
 import argparse
@@ -24,14 +25,17 @@ import torch
 
 from megatron.checkpointing import load_checkpoint, save_checkpoint
 from megatron.checkpointing.names import get_checkpoint_tag
+from megatron.checkpointing.reshape import Task, reshape
 from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.save import follow_save
+from megatron.checkpointing.target_tree import Layout
 from megatron.common import device as door
 from megatron.common.errors import CheckpointError, run_main
 from tools.benchmarks.table import print_table
 from tools.benchmarks.training_step import configuration
 
 SEQUENCE, VOCABULARY, TAG = 64, 32_000, get_checkpoint_tag(1)
+TARGET = Layout(data=1, tensor=2, pipe=0, zero=1, precision="fp32")
 
 
 def build(layers: int, hidden: int, folder: Path):
@@ -94,6 +98,10 @@ def one_round(neox_args, engine, folder: Path) -> dict[str, float]:
     states.clear()
     times["plain load"] = seconds_of(lambda: plain_load(folder / "plain"))
     times["load"] = seconds_of(lambda: load_checkpoint(neox_args, engine))
+    times["plain load and save"] = times["plain load"] + times["plain save"]
+    shutil.rmtree(folder / "reshaped", ignore_errors=True)
+    os.sync()
+    times["reshape"] = seconds_of(lambda: reshape(Task(folder / TAG, TARGET), folder / "reshaped"))
     return times
 
 
@@ -135,6 +143,12 @@ def main() -> None:
                 lambda times: times["plain save"] / times["beside"],
             ),
             row("load", "load", "plain load", lambda times: times["plain load"] / times["load"]),
+            row(
+                "reshape",
+                "reshape",
+                "plain load and save",
+                lambda times: times["plain load and save"] / times["reshape"],
+            ),
         ],
     )
 

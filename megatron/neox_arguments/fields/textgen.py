@@ -49,8 +49,30 @@ class NeoXArgsTextgen(NeoXArgsTemplate):
     recompute: bool = False
     """Run the whole sequence again for each token instead of keeping a cache of keys and values."""
 
-    eval_results_prefix: str = later("")
-    """Start of the name of the evaluation's results file."""
+    eval_results_prefix: str = ""
+    """Start of the name of the evaluation's results file; may have a folder in front."""
 
-    eval_tasks: list | None = later(None)
-    """Names or wildcards of evaluation-harness tasks."""
+    eval_tasks: list | None = None
+    """Names or wildcards of lm-evaluation-harness tasks: for eval.py, and for every evaluation during training. Unset:
+    eval.py runs its default tasks, training none."""
+
+    eval_include_path: str | list | None = None
+    """Folder or folders with task YAML files of your own, beside the harness's tasks."""
+
+    eval_num_fewshot: int | None = None
+    """Examples before each question, except where a task fixes 0; unset: as each task says."""
+
+    eval_limit: float | int | None = None
+    """Documents per task, or below 1 their share; all when unset."""
+
+    eval_batch_size: int | None = None
+    """Texts of full length per device and pass of an evaluation by tasks; unset: train_micro_batch_size_per_gpu."""
+
+    eval_bootstrap_iters: int = 10000
+    """Draws of eval.py for standard errors that have no formula; 0: no standard errors."""
+
+    eval_apply_chat_template: bool = False
+    """Put questions as conversations, in the form of the tokenizer's chat template."""
+
+    eval_log_samples: bool = False
+    """Add every request and its answer to the results file of eval.py."""

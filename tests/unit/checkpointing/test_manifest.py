@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest
-from megatron.checkpointing.choose import _choose
+from megatron.checkpointing.choose import _first_undamaged, _offered
 from megatron.checkpointing.names import get_checkpoint_tag, saved_iterations
 from megatron.checkpointing.retention import delete_abandoned_saves
 from megatron.checkpointing.save import warn_of_later_checkpoints
@@ -24,7 +24,8 @@ def make_checkpoint(root, iteration, complete=True, created=None):
 
 
 def choose(root, iteration=None, **settings):
-    return _choose(SimpleNamespace(load=str(root), save=settings.get("save")), iteration)
+    tags = _offered(SimpleNamespace(load=str(root), save=settings.get("save")), iteration)
+    return _first_undamaged(root, tags, iteration is not None, manifest.problem)
 
 
 def flip_a_bit(path):
@@ -179,3 +180,30 @@ def test_what_a_dying_save_left_behind_is_cleaned_up(tmp_path):
     assert choose(tmp_path) == "global_step10"
     delete_abandoned_saves(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step10", "latest"]
+
+
+def test_a_checkpoint_of_ours_that_lost_its_manifest_is_not_taken_for_another_programs(tmp_path, capfd):
+    make_checkpoint(tmp_path, 10)
+    directory = make_checkpoint(tmp_path, 20)
+    (directory / "rng_rank_00000.pt").write_bytes(b"")
+    (directory / manifest.MANIFEST).unlink()
+    assert not manifest.is_foreign(directory)
+    assert choose(tmp_path) == "global_step10"
+    assert "manifest.json is missing" in capfd.readouterr().err
+    with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
+        choose(tmp_path, 20)
+
+
+def test_shares_of_several_readers_cover_every_file(tmp_path):
+    directory = tmp_path / "global_step1"
+    directory.mkdir()
+    for number in range(7):
+        (directory / f"{number}.pt").write_bytes(bytes(number))
+    files = {name: manifest.file_record(directory / name) for name in manifest.content_files(directory)}
+    manifest.write_manifest(directory, files, {"iteration": 1})
+    for name in files:
+        content = (directory / name).read_bytes()
+        (directory / name).write_bytes(content + b"x")
+        found = [manifest.problem(directory, share, 3) for share in range(3)]
+        assert sum(problem is not None and name in problem for problem in found) == 1
+        (directory / name).write_bytes(content)

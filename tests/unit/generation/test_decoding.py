@@ -150,3 +150,10 @@ def test_stop_tokens_are_one_sequence_or_several():
     assert stop_sequences([[1, 2], 3, []]) == [[1, 2], [3]]
     assert matched_stop([[1, 2], [3]], [1, 2]) == 2
     assert matched_stop([[1, 2], [3]], [2]) == 0
+
+
+def test_what_a_row_draws_does_not_depend_on_the_rows_beside_it():
+    options = {"temperature": 100.0, "maximum_tokens": 5, "eos_token_id": 99}
+    alone, *_ = last_step([[1, 2, 3, 4]], seeds=[7], **options)
+    beside, *_ = last_step([[9], [1, 2, 3, 4]], seeds=[3, 7], **options)
+    assert beside[1] == alone[0]

@@ -74,6 +74,7 @@ def test_processes_of_one_machine_meet_on_it(address, message):
         ({"num_gpus": 5, "global_num_gpus": 5}, "num_gpus=5, but this machine has 4 devices"),
         ({"include": "localhost:7"}, "names slot 7 of 'localhost', which has 4 slots"),
         ({"global_num_gpus": 3}, "configuration is for global_num_gpus=3, but 4 slots are available"),
+        ({"num_nodes": 2}, "num_nodes=2, but without a hostfile there is only this machine"),
     ],
 )
 def test_slots_that_do_not_exist_are_refused(machine, changes, message):

@@ -7,6 +7,11 @@ from tests.unit.neox_arguments.basic import minimal
 THREE = {"train_data_paths": ["a"], "valid_data_paths": ["b"], "test_data_paths": ["c"]}
 
 BAD = [
+    ({"eval_tasks": []}, "eval_tasks=[] must list names"),
+    ({"eval_limit": 2.5}, "eval_limit=2.5 must be a number of documents, or a share of them below 1"),
+    ({"eval_limit": 0}, "eval_limit=0 must be a number of documents"),
+    ({"eval_batch_size": 0}, "eval_batch_size=0 must be at least 1"),
+    ({"eval_num_fewshot": -1}, "eval_num_fewshot=-1 must be at least 0"),
     ({"profile": True}, "profile needs tensorboard_dir or log_dir"),
     ({"profile_step_start": 0}, "profile_step_start=0 must be above 0"),
     ({"profile_step_stop": 9}, "profile_step_stop=9 must not lie before profile_step_start=10"),
@@ -171,7 +176,6 @@ def test_a_mistake_is_told_once_and_without_its_consequences():
         {"num_layers": -2},
         {"num_gpus": -1, "global_num_gpus": None},
         {"global_num_gpus": 0},
-        {"num_nodes": 2},
         {"optimizer": {"type": "Adam", "params": {"lr": -1}}},
         {"include": "localhost", "exclude": "localhost", "global_num_gpus": None},
     )
@@ -186,6 +190,7 @@ GOOD = [
     {"memory_profiling": True, "memory_profiling_path": "snapshots"},
     {"eval_iters": 0},
     {"eval_interval": 0},
+    {"eval_limit": 0.5, "eval_num_fewshot": 0, "eval_bootstrap_iters": 0, "eval_include_path": "tasks"},
     {"sequence_parallel": True, "model_parallel_size": 2, "global_num_gpus": 2},
     {"zero_optimization": {"stage": 3}, "model_parallel_size": 2, "global_num_gpus": 4},
     {"zero_optimization": {"stage": 1}, "pipe_parallel_size": 2, "global_num_gpus": 2},

@@ -1,0 +1,1 @@
+"""Scores of a model by EleutherAI's lm-evaluation-harness, in every layout; see docs/evaluation.md."""

@@ -1,0 +1,101 @@
+"""Rank 0 knows the tasks and asks; every rank computes.
+
+So data sets are read once, metrics are counted once, and only rank 0 has to hold what the harness holds.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from megatron.common.errors import NeoXError
+from megatron.engine.exchange import broadcast_json, broadcast_numbers
+from megatron.evaluation.plan import Row, pack, unpack
+from megatron.evaluation.worker import Continuations, Worker
+
+HEARTBEAT_SECONDS = 30.0  # the other ranks wait in a collective, which gives up if nobody speaks for minutes
+
+
+class Team:
+    """All ranks of the job, each with its Worker."""
+
+    def __init__(self, worker: Worker):
+        self.worker = worker
+        self._speaking = threading.Lock()
+        self._at_one = True  # no rank is in the middle of a step
+
+    def run(self, job: Callable[[], dict]) -> dict:
+        """What `job` (called on rank 0 alone) returns, as JSON can hold it, on all ranks; collective.
+
+        Raises: what `job` raises on rank 0; the others a NeoXError with the same words.
+        """
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return job()
+        if dist.get_rank() != 0:
+            return self._follow()
+        with self._heartbeat():
+            try:
+                result = job()
+            except Exception as error:
+                # Ranks in the middle of a step wait for something else; they end with the job.
+                if self._at_one:
+                    self._say("failed", str(error))
+                raise
+            self._say("finished", result)
+        return result
+
+    def score(self, rounds: list[list[Row]]) -> torch.Tensor:
+        """Worker.score of all ranks, asked for by rank 0 within `run`."""
+        with self._step("score"):
+            broadcast_numbers(pack(rounds) if dist.is_initialized() else [])
+            return self.worker.score(rounds)
+
+    def generate(self, work: Continuations) -> list[str]:
+        """Worker.generate of all ranks, asked for by rank 0 within `run`."""
+        with self._step("generate", asdict(work)):
+            return self.worker.generate(work)
+
+    def _follow(self) -> dict:
+        while True:
+            action, value = broadcast_json(None)
+            if action == "score":
+                self.worker.score(unpack(broadcast_numbers(None).tolist()))
+            elif action == "generate":
+                self.worker.generate(Continuations(**value))
+            elif action == "failed":
+                raise NeoXError(value)
+            elif action == "finished":
+                return value
+
+    def _say(self, action: str, value: Any = None) -> None:
+        with self._speaking:
+            broadcast_json([action, value])
+
+    @contextmanager
+    def _step(self, action: str, value: Any = None) -> Iterator[None]:
+        with self._speaking:
+            self._at_one = False
+            broadcast_json([action, value])
+            yield
+            self._at_one = True
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Speak to the other ranks every now and then while rank 0 reads, tokenizes or counts."""
+        ended = threading.Event()
+
+        def beat():
+            while not ended.wait(HEARTBEAT_SECONDS):
+                self._say("wait")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
