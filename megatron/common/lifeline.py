@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from megatron.common import activity
+from megatron.common.relatives import kill_children, kill_ssh_session
 from megatron.common.stacks import all_stacks, waits_in
 from megatron.common.wire import LONGEST_LINE, Wire, WireError, keep_alive
 
@@ -49,6 +50,13 @@ def start() -> None:
         return
     try:
         _lifeline = Lifeline(places.split(","), token, int(rank))
+    except ConnectionRefusedError:
+        # A process that comes too late for a job that has failed meanwhile.
+        sys.stderr.write(
+            f"error: rank {rank} on {socket.gethostname()}: nobody listens at {places}: the launcher has gone, or a "
+            "firewall on its host rejects connections\n"
+        )
+        os._exit(1)
     except (OSError, WireError) as error:
         sys.stderr.write(
             f"warning: rank {rank} on {socket.gethostname()} cannot reach the launcher at {places} ({error}): it will "
@@ -119,9 +127,10 @@ class Lifeline:
                 if select.select([self._wire], [], [], self._interval)[0]:
                     for message in self._wire.messages():
                         self._obey(message)
-        except (EOFError, OSError, WireError):
+        except (EOFError, OSError, WireError) as error:
             if not self._said_last:
-                self._end(f"lost contact with the launcher at {self._place}: ended")
+                is_cut_off = isinstance(error, OSError) and not isinstance(error, ConnectionError)
+                self._end(f"lost contact with the launcher at {self._place}: ended", is_cut_off)
 
     def say_last(self, message: dict[str, Any]) -> bool:
         """Send a message behind which the connection may close. Returns: whether it went out."""
@@ -162,28 +171,31 @@ class Lifeline:
         with self._lock:
             self._wire.send(message)
 
-    def _end(self, reason: str | None) -> None:
+    def _end(self, reason: str | None, is_cut_off: bool = False) -> None:
         if reason is not None:
             with contextlib.suppress(OSError):
                 os.write(2, f"error: rank {self._rank} on {socket.gethostname()} {reason}\n".encode())
-        _kill_children()
+        kill_children()
+        if is_cut_off:
+            kill_ssh_session()
         os._exit(1)
 
 
 def _connect(places: list[str]) -> tuple[str, socket.socket]:
     """The first place that answers, and the connection to it."""
-    problem: OSError = OSError("no address")
+    problems: list[OSError] = [OSError("no address")]
     for place in places:
         host, _, port = place.rpartition(":")
         try:
             connection = socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS)
         except OSError as error:
-            problem = error
+            # On the loop of another host than the launcher's nobody listens anyway.
+            problems.insert(len(problems) if host.startswith("127.") else 0, error)
             continue
         connection.settimeout(None)
         keep_alive(connection, LOST_SECONDS)
         return place, connection
-    raise problem
+    raise problems[0]
 
 
 def _forget() -> None:
@@ -191,12 +203,3 @@ def _forget() -> None:
     if _lifeline is not None:
         _lifeline.close_in_child()
     _lifeline = None
-
-
-def _kill_children() -> None:
-    """The processes that this one has started, such as data loaders."""
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            child.kill()

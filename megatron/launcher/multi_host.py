@@ -17,7 +17,7 @@ from megatron.common.errors import COME_AGAIN
 from megatron.launcher.coordinator import Coordinator
 from megatron.launcher.exports import exports, inherited
 from megatron.launcher.failures import Outcome, exit_code, name_ranks, report
-from megatron.launcher.job import Job
+from megatron.launcher.job import PLACED_BY_SCHEDULER, Job
 from megatron.launcher.jsrun import jsrun_command
 from megatron.launcher.local import POLL_SECONDS, SETTLE_SECONDS, die_with_parent
 
@@ -115,7 +115,8 @@ class _Watch:
         return rank in self._coordinator.missing
 
     def _fail(self) -> Outcome:
-        failures, losses = self._coordinator.failures, self._coordinator.losses
+        failures, losses = list(self._coordinator.failures), list(self._coordinator.losses)
+        self._end_all()  # Whose last words shall not hide ours.
         if self._signals:
             return Outcome(128 + self._signals[0])
         if losses or failures:
@@ -131,7 +132,9 @@ class _Watch:
         killed, and so is what it has started here."""
         if self._process.poll() is None:
             self._coordinator.tell_all("end")
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
+        # Schedulers must be told, or they would keep what they have started; mpirun does not take it well.
+        asked = (signal.SIGTERM,) if self._job.launcher in PLACED_BY_SCHEDULER else ()
+        for number in (None, *asked, signal.SIGKILL):
             if number is not None:
                 for process in _family(self._process.pid):
                     with contextlib.suppress(ProcessLookupError):
