@@ -38,6 +38,7 @@ EXTRAS["dev"] = [
     *EXTRAS["spm"],
     *EXTRAS["tiktoken"],
     *EXTRAS["s3"],
+    *EXTRAS["plot"],
     *EXTRAS["eval"],
     "accelerate>=0.26",  # with peft, for lm_eval's own model, which ours is compared with
     "peft>=0.10",
@@ -64,7 +65,7 @@ if __name__ == "__main__":
         license="Apache-2.0",
         python_requires=">=3.10,<3.14",
         packages=find_packages(include=["megatron", "megatron.*", "eval_tasks"]),
-        package_data={"megatron": ["**/*.cpp", "**/*.cu", "**/*.h"]},
+        package_data={"megatron": ["**/*.cpp", "**/*.cu", "**/*.h", "**/*.html", "**/*.css", "**/*.js"]},
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS,
     )

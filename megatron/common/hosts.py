@@ -5,11 +5,13 @@ import re
 import socket
 from pathlib import Path
 
+from megatron.common import lsf, slurm
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 
 HOSTFILE_VARIABLE = "DLTS_HOSTFILE"
 Pool = dict[str, list[int]]
+_SCHEDULERS = {"slurm": slurm.allocation, "jsrun": lsf.allocation}
 
 
 def read_hostfile(path: str | Path) -> dict[str, int]:
@@ -97,18 +99,23 @@ def resource_pool(
     exclude: str | None = None,
     num_nodes: int = -1,
     num_gpus: int | None = None,
+    launcher: str | None = None,
 ) -> Pool:
     """Slots to use on each host; {} where neither a host file nor a filter says anything.
 
-    Without a host file the filters speak of this machine as "localhost".
+    Without a host file, launchers "slurm" and "jsrun" take the hosts of the allocation; otherwise the filters speak of
+    this machine as "localhost".
 
     Raises: LaunchError.
     """
     path = find_hostfile(hostfile)
-    if path is None and not (include or exclude):
+    scheduler = _SCHEDULERS.get(launcher or "") if path is None else None
+    allocated = scheduler(num_gpus) if scheduler else {}
+    if path is None and not allocated and not (include or exclude):
         return {}
-    if path is not None:
-        pool = {host: list(range(slots)) for host, slots in read_hostfile(path).items()}
+    if path is not None or allocated:
+        found = read_hostfile(path) if path is not None else allocated
+        pool = {host: list(range(slots)) for host, slots in found.items()}
     else:
         pool = {"localhost": list(range(local_slots(include)))}
     pool = filter_pool(pool, include, exclude)

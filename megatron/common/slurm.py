@@ -14,17 +14,20 @@ from megatron.common.errors import LaunchError
 _FIRST_PORT, _PORTS = 20_000, 10_000
 
 
-def allocation(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
+def allocation(wanted: int | None = None, environment: Mapping[str, str] = os.environ) -> dict[str, int]:
     """Slots by host of the allocation that this process stands in, in the order of the ranks; {} outside of one.
 
-    A host has as many slots as GPUs were asked for, else as tasks.
+    A host has as many slots as GPUs were asked for; where none were, as are `wanted`, else as tasks were asked for.
 
     Raises: LaunchError for variables that are not Slurm's.
     """
     hosts = expand_hosts(environment.get("SLURM_JOB_NODELIST", ""))
     if not hosts:
         return {}
-    return dict(zip(hosts, _slots(environment, len(hosts)), strict=True))
+    gpus = _gpus(environment)
+    if gpus or wanted:
+        return dict.fromkeys(hosts, gpus or wanted or 1)
+    return dict(zip(hosts, _tasks(environment, len(hosts)), strict=True))
 
 
 def cores_per_host(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
@@ -86,14 +89,13 @@ def expand_numbers(text: str) -> list[int]:
     return numbers
 
 
-def _slots(environment: Mapping[str, str], count: int) -> list[int]:
-    # Per host, with or without a type in front: 8, a100:8, or several types.
-    per_node = re.findall(r"(?:^|[:,])([0-9]+)(?=$|,)", environment.get("SLURM_GPUS_PER_NODE", ""))
-    if per_node:
-        return [sum(map(int, per_node))] * count
-    here = environment.get("SLURM_GPUS_ON_NODE", "")
-    if here.isdecimal() and int(here):
-        return [int(here)] * count
+def _gpus(environment: Mapping[str, str]) -> int:
+    """GPUs of each host: 8, a100:8, or several types."""
+    told = environment.get("SLURM_GPUS_PER_NODE") or environment.get("SLURM_GPUS_ON_NODE", "")
+    return sum(map(int, re.findall(r"(?:^|[:,])([0-9]+)(?=$|,)", told)))
+
+
+def _tasks(environment: Mapping[str, str], count: int) -> list[int]:
     for name in ("SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
         numbers = _numbers(name, environment)
         if len(numbers) in (1, count):

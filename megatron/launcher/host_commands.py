@@ -100,21 +100,12 @@ def _mvapich(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[st
     return starter.get_cmd({}, job.hosts)
 
 
-def _slurm(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[str]:
-    """srun takes the variables from its own environment: in --export a value with a comma would be cut."""
-    from deepspeed.launcher import multinode_runner
-
-    starter = multinode_runner.SlurmRunner(arguments, "", _counts(job))
-    return starter.get_cmd({}, job.hosts)
-
-
 _BUILDERS = {
     "pdsh": _pdsh,
     "openmpi": _openmpi,
     "mpich": _mpich,
     "impi": _impi,
     "mvapich": _mvapich,
-    "slurm": _slurm,
 }
 
 

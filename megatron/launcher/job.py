@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron.common import slurm
 from megatron.common.console import info
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 from megatron.common.hosts import Pool, free_port, resource_pool
 from megatron.common.wandb_key import get_wandb_api_key
 from megatron.launcher.reach import check_hosts, is_this_machine
+from megatron.launcher.srun import in_order_of_ranks
 from megatron.neox_arguments.command_line import starter_arguments
 
 DEFAULT_PORT = 29500
@@ -77,9 +79,13 @@ def resolve(args: Any, arguments: list[str]) -> Job:
     Args: args: a NeoXArgs; arguments: command line of the script.
     Raises: LaunchError for hosts and slots that do not exist or do not match the configuration.
     """
-    pool = resource_pool(args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus)
+    pool = resource_pool(
+        args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus, args.launcher
+    )
+    if args.launcher == "slurm" and (pool or args.force_multi):
+        pool = in_order_of_ranks(pool)
     devices = accelerator_count()
-    if not pool and not (args.force_multi and args.launcher in PLACED_BY_SCHEDULER):
+    if not pool:
         if args.num_nodes > 1:
             raise LaunchError(
                 f"num_nodes={args.num_nodes}, but without a hostfile there is only this machine; set hostfile"
@@ -97,7 +103,7 @@ def resolve(args: Any, arguments: list[str]) -> Job:
         is_local=is_local,
         on_gpus=bool(devices) or (not is_local and os.environ.get("DS_ACCELERATOR") != "cpu"),
         master_addr=args.master_addr or _first_address(pool, is_local),
-        master_port=_port(args.master_port, is_local),
+        master_port=_port(args.master_port, is_local, args.launcher),
         owns_interrupt=args.text_gen_type == "interactive",
         launcher=args.launcher,
         launcher_args=starter_arguments(args),
@@ -170,8 +176,8 @@ def _local_slots(num_gpus: int | None, devices: int, wanted: int) -> list[int]:
     return list(range(num_gpus or devices or wanted))
 
 
-def _port(configured: int, is_local: bool) -> int:
-    """The port that was asked for. Where nobody asked, a second job on this machine gets one of its own."""
+def _port(configured: int, is_local: bool, launcher: str) -> int:
+    """The port that was asked for. Where nobody asked, jobs on the same machine get ports of their own."""
     if configured != DEFAULT_PORT:
         return configured
     if "MASTER_PORT" in os.environ:
@@ -179,6 +185,8 @@ def _port(configured: int, is_local: bool) -> int:
         if not text.isdecimal() or not 0 < int(text) < 65536:
             raise LaunchError(f"the environment variable MASTER_PORT={text!r} must lie between 1 and 65535")
         return int(text)
+    if not is_local and launcher == "slurm":
+        return slurm.meeting_port() or configured
     if not is_local or _can_bind(configured):
         return configured
     port = free_port()

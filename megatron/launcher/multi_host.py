@@ -20,6 +20,7 @@ from megatron.launcher.failures import Outcome, exit_code, name_ranks, report
 from megatron.launcher.job import PLACED_BY_SCHEDULER, Job
 from megatron.launcher.jsrun import jsrun_command
 from megatron.launcher.local import POLL_SECONDS, SETTLE_SECONDS, die_with_parent
+from megatron.launcher.srun import srun_command
 
 # Where the starter finds this package, from whatever folder the user types.
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,8 @@ def starter_command(job: Job, given: Mapping[str, str], folder: Path) -> list[st
     if job.launcher == "jsrun":
         meeting = {"MASTER_ADDR": job.master_addr, "MASTER_PORT": str(job.master_port)}
         return jsrun_command(job, {**given, **meeting}, os.environ)
+    if job.launcher == "slurm":
+        return srun_command(job, os.environ)
     request = folder / "job.json"
     request.write_text(json.dumps({"job": asdict(job), "exports": dict(given)}), encoding="utf-8")
     return [sys.executable, "-m", "megatron.launcher.host_commands", str(request)]

@@ -37,8 +37,16 @@ DERIVATIONS = Steps()
 derives = DERIVATIONS.reading
 
 
+@derives("launcher", "deepspeed_mpi", "deepspeed_slurm", "force_multi", writes=("launcher", "force_multi"))
+def _launcher(args: Any) -> None:
+    args.force_multi = args.force_multi or args.deepspeed_mpi or args.deepspeed_slurm
+    if args.deepspeed_slurm and args.launcher == "pdsh":
+        args.launcher = "slurm"
+
+
 @derives(
-    "hostfile", "include", "exclude", "num_nodes", "num_gpus", "global_num_gpus", writes=("global_num_gpus",)
+    *("hostfile", "include", "exclude", "num_nodes", "num_gpus", "global_num_gpus", "launcher"),
+    writes=("global_num_gpus",),
 )
 def _process_count(args: Any) -> None:
     for key in ("global_num_gpus", "num_gpus"):
@@ -49,7 +57,9 @@ def _process_count(args: Any) -> None:
     args.global_num_gpus = job_size()
     if args.global_num_gpus is not None:
         return
-    hosts = resource_pool(args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus)
+    hosts = resource_pool(
+        args.hostfile, args.include, args.exclude, args.num_nodes, args.num_gpus, args.launcher
+    )
     if hosts:
         args.global_num_gpus = sum(len(slots) for slots in hosts.values())
     else:
@@ -233,11 +243,6 @@ def _equal_weights(args: Any, part: str) -> None:
 def _text_generation(args: Any) -> None:
     if args.text_gen_type is None:
         args.text_gen_type = "input-file" if args.sample_input_file else "unconditional"
-
-
-@derives("deepspeed_mpi", "deepspeed_slurm", "force_multi", writes=("force_multi",))
-def _launcher(args: Any) -> None:
-    args.force_multi = args.force_multi or args.deepspeed_mpi or args.deepspeed_slurm
 
 
 @derives(writes=("git_hash",))

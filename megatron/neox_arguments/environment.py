@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron.common.errors import LaunchError
+from megatron.common.slurm import meeting_place
 
 # (local rank, rank, world size); the first complete set counts.
 _SLURM = (("SLURM_LOCALID", "SLURM_PROCID", "SLURM_NTASKS"),)
@@ -44,6 +45,8 @@ def ranks(slurm: bool = False, mpi: bool = False) -> Ranks:
 
     Raises: LaunchError for variables that are half there or no numbers.
     """
+    # The script of a Slurm job has the variables of a rank as well, although srun has not started it.
+    slurm = slurm and ("SLURM_STEP_ID" in os.environ or "SLURM_JOB_ID" not in os.environ)
     for names in (*(_SLURM if slurm else ()), *(_MPI if mpi else ())):
         if all(name in os.environ for name in names[:2]):
             total = os.environ.get(names[2]) or _slurm_size()
@@ -71,11 +74,14 @@ def place(values: Mapping[str, Any]) -> Ranks:
     found = ranks(slurm, mpi)
     if found.launched:
         _set_meeting_place(values)
+    if slurm:
+        for name, value in meeting_place().items():
+            os.environ.setdefault(name, value)
     return found
 
 
 def _set_meeting_place(values: Mapping[str, Any]) -> None:
-    """MASTER_ADDR and MASTER_PORT of processes that some MPI has started without deepy.py."""
+    """MASTER_ADDR and MASTER_PORT of processes that srun or some MPI has started without deepy.py."""
     address = values.get("master_addr")
     if address is None and any(os.environ.get(name) == os.environ["WORLD_SIZE"] for name in _LOCAL_SIZES):
         address = "127.0.0.1"

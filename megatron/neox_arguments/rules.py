@@ -13,6 +13,7 @@ from megatron.neox_arguments import (
     restart_options,
     rope_scaling,
     schedule_options,
+    serving,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
 from megatron.neox_arguments.evaluation_options import EVALUATION_KEYS, evaluation_problems
@@ -61,6 +62,7 @@ POSITIVE = (
     "rms_norm_epsilon",
     "scalenorm_epsilon",
     "init_method_std",
+    "online_dataserver_timeout",
 )
 NOT_NEGATIVE = (
     # 0 evaluates never, or only at the end.
@@ -463,6 +465,7 @@ for _keys, _problems in (
     (profiling.KEYS, profiling.problems),
     (restart_options.KEYS, restart_options.problems),
     (schedule_options.KEYS, schedule_options.problems),
+    (serving.KEYS, serving.problems),
 ):
     rule(*_keys)(_problems)
 

@@ -49,12 +49,18 @@ def test_shortened_lists_of_numbers_are_expanded():
     ],
 )
 def test_slots_are_the_gpus_else_the_tasks_of_a_host(told, slots):
-    hosts = slurm.allocation({"SLURM_JOB_NODELIST": "n[1-3]", **told})
+    hosts = slurm.allocation(None, {"SLURM_JOB_NODELIST": "n[1-3]", **told})
     assert hosts == dict(zip(("n1", "n2", "n3"), slots, strict=True))
 
 
+def test_num_gpus_counts_where_slurm_knows_of_no_gpus():
+    hosts = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "1(x2)"}
+    assert slurm.allocation(4, hosts) == {"n1": 4, "n2": 4}
+    assert slurm.allocation(4, {**hosts, "SLURM_GPUS_ON_NODE": "8"}) == {"n1": 8, "n2": 8}
+
+
 def test_outside_of_slurm_there_is_no_allocation():
-    assert slurm.allocation({"SLURM_GPUS_ON_NODE": "8"}) == {}
+    assert slurm.allocation(2, {"SLURM_GPUS_ON_NODE": "8"}) == {}
     assert slurm.meeting_place({"SLURM_JOB_ID": "5"}) == {}
     assert slurm.meeting_port({}) is None
 

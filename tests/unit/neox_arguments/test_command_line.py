@@ -149,7 +149,8 @@ def test_slurm_comment_and_account_reach_the_starter(folder, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "node7")
     args = NeoXArgs.from_dict(minimal(deepspeed_slurm=True, comment="neox", account="me"))
     assert command_line.launcher_options(args) == [
-        *("--force_multi", "--launcher_args=--comment=neox --account=me", "--master_addr", "node7"),
+        *("--launcher", "slurm", "--force_multi"),
+        *("--launcher_args=--comment=neox --account=me", "--master_addr", "node7"),
     ]
 
 

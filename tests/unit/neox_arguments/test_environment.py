@@ -4,19 +4,20 @@ import os
 import pytest
 
 from megatron.common.errors import ConfigError, LaunchError
-from megatron.neox_arguments import NeoXArgs
+from megatron.neox_arguments import NeoXArgs, environment
 from megatron.neox_arguments.environment import ranks
 from tests.unit.neox_arguments.basic import minimal
 
 STANDARD = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
+MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
     for name in list(os.environ):
-        if name in STANDARD or name.startswith(("SLURM_", "OMPI_", "PMI_", "MPI_", "MV2_")):
+        if name in STANDARD or name.startswith(("SLURM_", "OMPI_", "PMI_", "MPI_", "MV2_", "JSM_")):
             monkeypatch.delenv(name)
-    for name in STANDARD:
+    for name in (*STANDARD, *MEETING):
         # Noted by monkeypatch, so that what the code sets is undone.
         monkeypatch.setenv(name, "0")
         monkeypatch.delenv(name)
@@ -85,6 +86,44 @@ def test_mpis_variables_are_copied_into_the_standard_ones(monkeypatch):
     for name, value in zip(("LOCAL_RANK", "RANK", "SIZE"), "137", strict=True):
         monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
     assert place(mpi=True) == (1, 3, 7, True)
+
+
+MPIS = {
+    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "mpich": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
+    "impi": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
+    "mvapich": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_SIZE"),
+    "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
+}
+
+
+@pytest.mark.parametrize("launcher", MPIS)
+def test_the_launcher_says_whose_variables_count(monkeypatch, launcher):
+    for name, value in zip(MPIS[launcher], "314", strict=True):
+        monkeypatch.setenv(name, value)
+    assert environment.place({}).world_size == 1
+    found = environment.place({"launcher": launcher, "master_addr": "node7"})
+    assert (found.rank, found.local_rank, found.world_size) == (3, 1, 4)
+    assert os.environ["MASTER_ADDR"] == "node7"
+
+
+def test_a_job_on_this_machine_within_a_larger_one_keeps_its_own_ranks(monkeypatch):
+    for name, value in zip(MPIS["openmpi"], "314", strict=True):
+        monkeypatch.setenv(name, value)
+    for name, value in zip(STANDARD, "002", strict=True):
+        monkeypatch.setenv(name, value)
+    assert environment.place({"launcher": "openmpi"}).world_size == 2
+
+
+def test_processes_that_are_all_on_one_machine_meet_there(monkeypatch):
+    for name, value in zip(MPIS["openmpi"], "004", strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    environment.place({"deepspeed_mpi": True})
+    assert "MASTER_ADDR" not in os.environ
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
+    environment.place({"deepspeed_mpi": True, "master_port": 4321})
+    assert [os.environ[name] for name in MEETING] == ["127.0.0.1", "4321"]
 
 
 def test_the_arguments_learn_their_place_and_refuse_another_job_size(monkeypatch):
