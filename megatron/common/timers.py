@@ -2,7 +2,7 @@
 
 import time
 
-from megatron.common import device
+from megatron.common import activity, device
 from megatron.common.console import print_rank_0
 
 
@@ -25,12 +25,14 @@ class Timer:
         """Start the watch; it must not be running."""
         assert self._started is None, f"timer {self.name!r} is already running"
         self._started = self._now()
+        activity.enter(self.name)
 
     def stop(self) -> None:
         """Stop the watch; it must be running."""
         assert self._started is not None, f"timer {self.name!r} is not running"
         self._spans.append((self._started, self._now()))
         self._started = None
+        activity.leave(self.name)
 
     def reset(self) -> None:
         """Forget all time."""

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from megatron import mpu
 from megatron.checkpointing import load_for_inference
-from megatron.common import device
+from megatron.common import activity, device
 from megatron.common.errors import ConfigError
 from megatron.engine.setup import get_model
 from megatron.initialize import initialize_megatron
@@ -95,6 +95,7 @@ class InferenceModel:
         Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens.
         Returns: logits [b, n, V] of the padded vocabulary on the last stage, None on the others.
         """
+        activity.pulse()
         prompt = self._prompt_due()
         outputs = self._run_stages(tokens, position_ids, prompt)
         if outputs is None:
