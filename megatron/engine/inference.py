@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from megatron import mpu
 from megatron.checkpointing import load_for_inference
-from megatron.common import device
+from megatron.common import activity, device
 from megatron.common.errors import ConfigError
 from megatron.engine.setup import get_model
 from megatron.initialize import initialize_megatron
@@ -102,6 +102,7 @@ class InferenceModel:
         last_only: leave out the logits of all positions but the last.
         Returns: logits [b, n or 1, V] of the padded vocabulary on the last stage, None on the others.
         """
+        activity.pulse()
         prompt = self._prompt_due()
         with self._output(LAST if last_only else None, parallel=False):
             outputs = self._run_stages(tokens, position_ids, prompt)
