@@ -55,7 +55,7 @@ UnkillableStepTimeout=20
 SlurmctldDebug=info
 SlurmdDebug=info
 NodeName={nodes} CPUs={cpus} State=UNKNOWN
-PartitionName=tests Nodes=ALL Default=YES MaxTime=60 DefaultTime=10 State=UP OverSubscribe=NO
+PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP OverSubscribe=NO
 """
 
 
