@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -13,13 +14,15 @@ from megatron.checkpointing.save import check_save_directory, warn_of_later_chec
 from megatron.checkpointing.weights import warm_start
 from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
-from megatron.common.errors import COME_AGAIN, ConfigError, DataError
+from megatron.common.errors import COME_AGAIN, DataError
 from megatron.common.timers import Timers
 from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
 from megatron.engine import saves
 from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
 from megatron.engine.characters import CharCounter, tokens_per_char_of_all
+from megatron.engine.needed import check_settings
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
+from megatron.engine.serving import served_weights
 from megatron.engine.setup import (
     build_engine,
     get_learning_rate_scheduler,
@@ -72,6 +75,8 @@ def pretrain(neox_args) -> int:
     began = time.monotonic()
     timers = Timers(tensorboard_writer=neox_args.tensorboard_writer)
     check_settings(neox_args)
+    if neox_args.eval_tasks and neox_args.rank == 0:
+        check_tasks(neox_args)
     if neox_args.save:
         check_save_directory(neox_args.save)
         if neox_args.s3_path:
@@ -102,48 +107,25 @@ def pretrain(neox_args) -> int:
 
     train_data, valid_data, test_data = (
         TimedIterator(iterator, timers("data wait")) if iterator is not None else None
-        for iterator in shift_and_wrap_data_loaders(neox_args, data_loaders, iteration=state.iteration)
+        for iterator in shift_and_wrap_data_loaders(
+            neox_args, data_loaders, iteration=state.iteration, samples=engine.samples_before
+        )
     )
     timers.log(["data loaders", "model and optimizer"])
-    metrics = Metrics(neox_args)
-    # Every start of a run writes this; an iteration above 0 says that the run goes on.
-    start = {"runtime/devices": neox_args.world_size, "runtime/startup_time": time.monotonic() - began}
-    metrics.log(start, state.iteration)
-    if state.do_train and state.iteration < neox_args.train_iters:
-        train(
-            neox_args,
-            timers,
-            engine,
-            reference,
-            optimizer,
-            lr_scheduler,
-            train_data,
-            valid_data,
-            state,
-            metrics,
-        )
-    elif state.do_train:
-        info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
-    finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
+    with served_weights(neox_args, engine) as server, closing(Metrics(neox_args)) as metrics:
+        # Every start of a run writes this; an iteration above 0 says that the run goes on.
+        start = {"runtime/devices": neox_args.world_size, "runtime/startup_time": time.monotonic() - began}
+        metrics.log(start, state.iteration)
+        if state.do_train and state.iteration < neox_args.train_iters:
+            train(
+                neox_args, timers, engine, reference, optimizer, lr_scheduler, train_data, valid_data, state, metrics
+            )  # fmt: skip
+        elif state.do_train:
+            info(f"nothing is left to train: iteration {state.iteration} of {neox_args.train_iters}")
+        if server is not None:
+            server.no_more_steps()
+        finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
     return exit_code(neox_args, state)
-
-
-def check_settings(neox_args) -> None:
-    """Raises: ConfigError naming everything that training cannot do without and other scripts can."""
-    lengths, sources = ("train_iters", "train_epochs"), ("data_path", "train_data_paths")
-    missing = [
-        f"set {' or '.join(keys)}: {why}"
-        for keys, why in (
-            (lengths, "how long to train"),
-            (sources, "what to train on"),
-            (("optimizer",), "how to train, e.g. {type: Adam, params: {lr: 1.0e-3}}"),
-        )
-        if not any(getattr(neox_args, key) for key in keys)
-    ]
-    if missing:
-        raise ConfigError(missing)
-    if neox_args.eval_tasks and neox_args.rank == 0:
-        check_tasks(neox_args)
 
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
@@ -160,7 +142,6 @@ def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, 
                     neox_args, f"the end of training for {name} data", forward_step, data, engine, state.iteration,
                     verbose=name == "test", timers=timers, chart_name=name, metrics=metrics,
                 )  # fmt: skip
-    metrics.close()
 
 
 def exit_code(neox_args, state: TrainState) -> int:
@@ -197,7 +178,7 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
     """Build model, optimizer and schedule into an engine and load the checkpoint that the config names.
 
     Returns: (engine, optimizer, learning rate scheduler, reference engine or None). `engine.loaded_iteration` is the
-    iteration that was loaded, 0 for a fresh start.
+    iteration that was loaded, 0 for a fresh start; `engine.samples_before` the samples that had been read by then.
     """
     objective = build_objective(neox_args)
     model = get_model(neox_args, use_cache)
@@ -216,7 +197,8 @@ def setup_model_and_optimizer(neox_args, use_cache: bool = False, iteration: int
         engine.set_batch_fn(engine.batch_function)
     if without_optimizer:
         # DeepSpeed's count of steps is what a curriculum goes by.
-        engine.loaded_iteration = engine.global_steps = started_at or 0
+        engine.loaded_iteration, engine.samples_before = started_at or (0, 0)
+        engine.global_steps = engine.loaded_iteration
     else:
         engine.loaded_iteration = load_checkpoint(
             neox_args, engine, optimizer, lr_scheduler, iteration=iteration

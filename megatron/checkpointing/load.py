@@ -16,6 +16,7 @@ from megatron.checkpointing.choose import choose_checkpoint
 from megatron.checkpointing.forward_pass import check_logits
 from megatron.checkpointing.model_files import saved_iteration, state_of_this_rank
 from megatron.checkpointing.names import RANK_OPTIMIZER_FILES, rank_optimizer_file
+from megatron.checkpointing.position import samples_before
 from megatron.checkpointing.rng import draw_anew, restore_rng, rng_file
 from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.saved_config import check_saved_config
@@ -45,6 +46,7 @@ def load_checkpoint(
         iteration = load_by_name(neox_args, model, directory)["iteration"]
         tensor_size = SavedWeights(directory).tensor_size
         restore_rng(neox_args, directory, state_of_this_rank(directory, tensor_size))
+        model.samples_before = samples_before(neox_args, directory, {}, iteration)
         print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
         return iteration
     changes = layout_changes(neox_args, directory)
@@ -61,7 +63,9 @@ def load_checkpoint(
     if neox_args.checkpoint_validation_with_forward_pass and not rounded_otherwise:
         check_logits(neox_args, model, directory)
     print_rank_0(f"loaded checkpoint {directory}" + (f", saved with {', '.join(changes)}" if changes else ""))
-    return saved_iteration(client_state, directory)
+    iteration = saved_iteration(client_state, directory)
+    model.samples_before = samples_before(neox_args, directory, client_state, iteration)
+    return iteration
 
 
 def _load_in_another_layout(neox_args, model, directory: Path) -> dict:

@@ -5,7 +5,9 @@ names another server than Amazon's; credentials come from where boto3 looks for 
 """
 
 import contextlib
-from collections.abc import Iterator
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,31 +19,34 @@ from megatron.common.files import atomic_path
 from megatron.common.optional import require
 
 SCHEME = "s3://"
-_ATTEMPTS = 5
+_ATTEMPTS, _PARTS = 5, 10
 _WHY = "s3_path or load: s3://"
 
 
 class RemoteTree:
     """A folder of checkpoints in a bucket.
 
-    Args: address: s3://BUCKET/PREFIX; chunk: bytes of a part of an upload.
+    Args: address: s3://BUCKET/PREFIX; chunk: bytes of a part of an upload; parts: how many travel at a time; attempts:
+    how often a request is made before it counts as failed.
     Raises: CheckpointError, as all methods do, with the reason in one line.
     """
 
-    def __init__(self, address: str, chunk: int):
-        parts = urlsplit(address)
-        if parts.scheme != "s3" or not parts.netloc:
+    def __init__(self, address: str, chunk: int, parts: int = _PARTS, attempts: int = _ATTEMPTS):
+        place = urlsplit(address)
+        if place.scheme != "s3" or not place.netloc:
             raise CheckpointError(f"{address} is no address in object storage; write s3://BUCKET/PREFIX")
         self.address = address.rstrip("/")
-        self._bucket, self._prefix = parts.netloc, parts.path.strip("/")
+        self._bucket, self._prefix = place.netloc, place.path.strip("/")
         boto3 = require("boto3", "s3", _WHY)
         config = require("botocore.config", "s3", _WHY).Config(
-            retries={"max_attempts": _ATTEMPTS, "mode": "standard"}
+            retries={"max_attempts": attempts, "mode": "standard"}
         )
         with self._explained():
             self._client = boto3.client("s3", config=config)
         transfer = require("boto3.s3.transfer", "s3", _WHY)
-        self._transfer = transfer.TransferConfig(multipart_threshold=chunk, multipart_chunksize=chunk)
+        self._transfer = transfer.TransferConfig(
+            multipart_threshold=chunk, multipart_chunksize=chunk, max_concurrency=parts
+        )
 
     @classmethod
     def of_run(cls, neox_args) -> "RemoteTree":
@@ -147,3 +152,32 @@ def upload_checkpoint(iteration: int, neox_args) -> None:
     failure = upload_rest(neox_args, Path(neox_args.save, get_checkpoint_tag(iteration)), set())
     if failure is not None:
         raise CheckpointError(failure)
+
+
+def _upload(
+    file_path: str | Path,
+    s3_key: str,
+    chunk_size: int = 100 << 20,
+    max_files: int = 64,
+    parallel_failures: int = 63,
+    max_retries: int = 5,
+) -> None:
+    """Upload one file under GPT-NeoX's name for that.
+
+    Args: s3_key: s3://BUCKET/KEY; chunk_size: bytes of a part; max_files: parts that travel at a time, no more than
+    may fail at a time (parallel_failures); max_retries: of a part.
+    Raises: CheckpointError.
+    """
+    folder, _, name = s3_key.rpartition("/")
+    parts = min(max_files, max(1, parallel_failures))
+    RemoteTree(folder, chunk_size, parts, 1 + max_retries).upload(Path(file_path), name)
+
+
+def multiprocessing_starmap(func: Callable, args: Sequence[tuple], num_processes: int | None = None) -> list:
+    """Call `func` with each tuple of arguments, in fresh processes, by default one for each core but one.
+
+    Returns: the results in order.
+    """
+    processes = num_processes or max(1, (os.cpu_count() or 1) - 1)
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return pool.starmap(func, args)

@@ -19,6 +19,7 @@ from megatron.checkpointing.names import (
     saved_iterations,
 )
 from megatron.checkpointing.parameter_table import parameter_table
+from megatron.checkpointing.position import SAMPLES, samples_read
 from megatron.checkpointing.remote import RemoteTree, upload_files, upload_rest
 from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_checkpoints
 from megatron.checkpointing.rng import collect_rng_state, rng_file
@@ -155,6 +156,7 @@ def _collect(neox_args, iteration: int, model, deferred: bool) -> str | None:
     if failure is not None:
         return failure
     client_state = {"iteration": iteration, "args": provenance.checkpoint_args(neox_args)}
+    client_state[SAMPLES] = samples_read(neox_args, model, iteration)
     client_state |= parameter_table(model)
     client_state |= {name: part.state_dict() for name, part in model.stateful.items()}
     if not neox_args.no_save_rng:

@@ -54,7 +54,6 @@ _PRECISE = (
 # With another value sample n is another sample.
 _DATA = (
     "seed",
-    "train_batch_size",
     "seq_length",
     "data_path",
     "split",
@@ -75,7 +74,7 @@ def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
     Raises: CheckpointError naming every setting that makes another model or another optimizer. Warns of settings that
     may be meant.
     """
-    saved = _read(directory)
+    saved = read_saved_config(directory)
     if saved is None:
         return
     differing = _differing(neox_args, saved, _MODEL)
@@ -85,6 +84,15 @@ def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
     differing += _differing_heads(neox_args, saved)
     if differing:
         raise CheckpointError(f"the checkpoint in {directory} is of another model: " + "; ".join(differing))
+    if (
+        resumes
+        and _has_prompt(neox_args.soft_prompt_tuning)
+        and not _has_prompt(saved.get("soft_prompt_tuning"))
+    ):
+        raise CheckpointError(
+            f"the checkpoint in {directory} has no soft prompt to go on with (soft_prompt_tuning): set finetune: true "
+            "to train one for its weights"
+        )
     optimizer = saved.get("optimizer_type")
     if resumes and optimizer and _states(optimizer) != _states(neox_args.optimizer_type):
         raise CheckpointError(
@@ -95,9 +103,29 @@ def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
         warn(f"the weights of {directory} were trained with another setting: " + "; ".join(differing))
     if resumes and (differing := _differing(neox_args, saved, _DATA)):
         warn("from here on samples may be seen again or left out: " + "; ".join(differing))
+    if resumes and (differing := _differing(neox_args, saved, ("train_batch_size",))):
+        _warn_of_another_amount(neox_args, saved, differing[0])
 
 
-def _read(directory: Path) -> dict | None:
+def _has_prompt(options: dict | None) -> bool:
+    return bool((options or {}).get("enabled"))
+
+
+def _warn_of_another_amount(neox_args, saved: dict, batch_size: str) -> None:
+    """The data goes on at the same sample, in an order that may depend on how many samples are wanted in all."""
+    if not saved.get("train_iters") or not neox_args.train_iters:
+        return
+    before = saved["train_iters"] * saved["train_batch_size"]
+    now = neox_args.train_iters * neox_args.train_batch_size
+    if before != now:
+        warn(
+            f"{batch_size}, so that {now} samples are read in all and not {before}: if that takes the data through "
+            "another number of epochs, samples may be seen again or left out; train_iters can keep the number"
+        )
+
+
+def read_saved_config(directory: Path) -> dict | None:
+    """The merged config of the run that saved a checkpoint, if it is there."""
     try:
         saved = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -23,6 +23,7 @@ from megatron.checkpointing.choose import choose_checkpoint
 from megatron.checkpointing.manifest import is_foreign, read_manifest
 from megatron.checkpointing.model_files import first_state, saved_iteration, state_of_this_rank
 from megatron.checkpointing.names import iteration_of_tag
+from megatron.checkpointing.position import samples_before
 from megatron.checkpointing.rng import restore_rng
 from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.saved_config import check_saved_config
@@ -243,22 +244,23 @@ def load_weights_only(neox_args, module: torch.nn.Module, iteration: int | None 
     return directory
 
 
-def warm_start(neox_args, module: torch.nn.Module, iteration: int | None = None) -> int | None:
+def warm_start(neox_args, module: torch.nn.Module, iteration: int | None = None) -> tuple[int, int] | None:
     """Start training from the weights of a checkpoint, without its optimizer, before the engine is built.
 
     `finetune` starts counting at 0; `no_load_optim` goes on from the checkpoint's iteration and random states.
-    Returns: the iteration to start at, None if there was nothing to load.
+    Returns: the iteration to start at, and the samples that lie behind it; None if there was nothing to load.
     """
     directory = load_weights_only(neox_args, module, iteration)
     if directory is None:
         return None
     if neox_args.finetune:
-        return 0
+        return 0, 0
     saved = SavedWeights(directory)
     restore_rng(
         neox_args, directory, state_of_this_rank(directory, saved.tensor_size) if saved.foreign else {}
     )
-    return _iteration_of(directory)
+    iteration = _iteration_of(directory)
+    return iteration, samples_before(neox_args, directory, first_state(directory), iteration)
 
 
 def _description(directory: Path) -> dict:
@@ -366,7 +368,11 @@ def local_part(
     own = read(rank) if saved.tensor_size == size and not replica else None
     if own is not None and (not spec.vocabulary or own.shape == spec.local_shape(size)):
         return own
-    return local_slice(logical_value(read, spec, saved, vocabulary, summands), spec, rank, size)
+
+    def each(source: int) -> torch.Tensor:
+        return own if own is not None and source == rank else read(source)
+
+    return local_slice(logical_value(each, spec, saved, vocabulary, summands), spec, rank, size)
 
 
 def logical_value(

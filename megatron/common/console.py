@@ -57,6 +57,12 @@ def warn(message: str) -> None:
             print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+def warn_of_rank(message: str) -> None:
+    """Warn on standard error of what concerns this rank, whichever it is."""
+    with contextlib.suppress(OSError):
+        print(f"warning: rank {_rank()}: {message}", file=sys.stderr, flush=True)
+
+
 def error(message: str) -> None:
     """Report an error on standard error, from any rank."""
     print(f"error: {message}", file=sys.stderr, flush=True)

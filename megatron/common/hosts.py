@@ -5,12 +5,13 @@ import re
 import socket
 from pathlib import Path
 
-from megatron.common import slurm
+from megatron.common import lsf, slurm
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 
 HOSTFILE_VARIABLE = "DLTS_HOSTFILE"
 Pool = dict[str, list[int]]
+_SCHEDULERS = {"slurm": slurm.allocation, "jsrun": lsf.allocation}
 
 
 def read_hostfile(path: str | Path) -> dict[str, int]:
@@ -102,13 +103,14 @@ def resource_pool(
 ) -> Pool:
     """Slots to use on each host; {} where neither a host file nor a filter says anything.
 
-    Without a host file, launcher "slurm" takes the hosts of the allocation; otherwise the filters speak of this machine
-    as "localhost".
+    Without a host file, launchers "slurm" and "jsrun" take the hosts of the allocation; otherwise the filters speak of
+    this machine as "localhost".
 
     Raises: LaunchError.
     """
     path = find_hostfile(hostfile)
-    allocated = slurm.allocation(num_gpus) if launcher == "slurm" and path is None else {}
+    scheduler = _SCHEDULERS.get(launcher or "") if path is None else None
+    allocated = scheduler(num_gpus) if scheduler else {}
     if path is None and not allocated and not (include or exclude):
         return {}
     if path is not None or allocated:

@@ -13,6 +13,7 @@ from megatron.data.blendable_dataset import BlendableDataset
 from megatron.data.helpers_build import compile_helper
 from megatron.data.indexed_dataset import open_dataset
 from megatron.data.loaders import make_data_loader, shift_and_wrap_data_loaders
+from megatron.data.shared_batches import Readers, SharedBatches, replica_readers
 from megatron.data.shares import (
     get_normalized_weights_and_num_samples,
     get_train_valid_test_split_,
@@ -75,9 +76,10 @@ def build_train_valid_test_data_loaders(neox_args) -> DataLoaders:
     or too little for one batch.
     """
     loaders = DataLoaders.fromkeys(SPLITS)
+    readers = replica_readers() if neox_args.dataset_impl == "online" else None
     stage, stages = mpu.get_pipe_parallel_rank(), mpu.get_pipe_parallel_world_size()
     if stage in (0, stages - 1):
-        for name, dataset in build_datasets(neox_args).items():
+        for name, dataset in build_datasets(neox_args, readers).items():
             loaders[name] = make_data_loader(dataset, neox_args, name)
     flags = [loaders[name] is not None for name in SPLITS]
     if stages > 2 and torch.distributed.is_initialized():
@@ -86,16 +88,41 @@ def build_train_valid_test_data_loaders(neox_args) -> DataLoaders:
     return loaders
 
 
-def build_datasets(neox_args) -> dict:
+def build_datasets(neox_args, readers: Readers | None = None) -> dict:
     """The data set of each split of the run, None for one without data, and what is read of each source on rank 0.
 
     This is all that takes time, and it leaves index maps behind that every later start only opens.
+    Args: readers: the ranks that get the same live samples as this one, if there are any.
     """
     amounts = needed_amounts(neox_args)
+    if neox_args.dataset_impl == "online":
+        return _online_datasets(neox_args, amounts, readers)
     datasets = dict(zip(SPLITS, _datasets(neox_args, amounts), strict=True))
     for name, dataset in datasets.items():
         if dataset is not None:
             _report(name, dataset, amounts[name], neox_args.seq_length)
+    return datasets
+
+
+def _online_datasets(neox_args, amounts: dict[str, Amount], readers: Readers | None) -> dict:
+    """Live samples for each split that the run reads; one rank of each replica asks for them."""
+    datasets: dict = dict.fromkeys(SPLITS)
+    for name, amount in amounts.items():
+        if not amount.samples:
+            continue
+        dataset = lookup("dataset", "online")(
+            amount.samples,
+            neox_args.seq_length,
+            neox_args.reinforce_leave_one_out,
+            name,
+            neox_args.online_dataserver_ips,
+            neox_args.online_dataserver_ports,
+            neox_args.online_dataserver_timeout,
+        )
+        datasets[name] = dataset if readers is None else SharedBatches(dataset, readers)
+        print_rank_0(
+            f"{name} data: {amount.samples:,} samples of the server at {dataset.host}:{dataset.port}"
+        )
     return datasets
 
 

@@ -45,14 +45,16 @@ def make_data_loader(dataset, neox_args, name: str = "data") -> DataLoader | Non
     # random state, and a resumed run would no longer draw what the uninterrupted one did.
     generator = torch.Generator()
     generator.manual_seed(neox_args.seed)
+    # Live samples come in one order, to one process.
+    workers = 0 if getattr(dataset, "live", False) else neox_args.num_workers
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=neox_args.num_workers,
+        num_workers=workers,
         collate_fn=collate,
         pin_memory=device.has_accelerator(),
         worker_init_fn=_start_worker,
-        persistent_workers=neox_args.num_workers > 0,
+        persistent_workers=workers > 0,
         generator=generator,
     )
 
@@ -65,12 +67,13 @@ def collate(samples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
 class LoaderIterator:
     """Iterates over a loader from a given batch on; worker processes start with the first batch asked for.
 
-    Args: start: batches to skip; endless: go on with further passes, each in an order of its own.
+    Args: start: batches to skip; endless: go on with further passes, each in an order of its own; samples: to skip
+    besides.
     """
 
-    def __init__(self, loader: DataLoader, start: int, endless: bool):
+    def __init__(self, loader: DataLoader, start: int, endless: bool, samples: int = 0):
         self._loader, self._iterator = loader, None
-        loader.batch_sampler.start_iter = start
+        loader.batch_sampler.start_iter, loader.batch_sampler.start_sample = start, samples
         loader.batch_sampler.sampler.endless = endless
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -83,25 +86,26 @@ class LoaderIterator:
 
 
 def shift_and_wrap_data_loaders(
-    neox_args, data_loaders: dict, loop: bool = True, iteration: int | None = None
+    neox_args, data_loaders: dict, loop: bool = True, iteration: int | None = None, samples: int | None = None
 ) -> tuple[LoaderIterator | None, ...]:
     """Iterators (train, valid, test) that go on where a run stopped after `iteration` iterations; None where absent.
 
     Args: loop: start over, in new orders, when the data is used up; False ends after the pass the position lies in;
     iteration: default neox_args.iteration. The training iterator skips iteration * gradient_accumulation_steps batches,
-    the validation iterator those of the evaluations that the run has done.
+    or `samples` samples where batches had other sizes before; the validation iterator the batches of the evaluations
+    that the run has done.
     """
     finished = (neox_args.iteration if iteration is None else iteration) or 0
     accumulation = neox_args.gradient_accumulation_steps
     evaluations = finished // neox_args.eval_interval if neox_args.eval_interval else 0
     starts = {
-        "train": finished * accumulation,
-        "valid": evaluations * neox_args.eval_iters * accumulation,
-        "test": 0,
+        "train": (finished * accumulation, 0) if samples is None else (0, samples),
+        "valid": (evaluations * neox_args.eval_iters * accumulation, 0),
+        "test": (0, 0),
     }
     return tuple(
-        None if data_loaders.get(name) is None else LoaderIterator(data_loaders[name], start, loop)
-        for name, start in starts.items()
+        None if data_loaders.get(name) is None else LoaderIterator(data_loaders[name], start, loop, besides)
+        for name, (start, besides) in starts.items()
     )
 
 

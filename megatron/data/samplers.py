@@ -101,7 +101,7 @@ class DistributedBatchSampler(Sampler):
     batch up with samples from the beginning; interleave: ranks take every world_size-th sample instead of a contiguous
     part.
 
-    Attributes: start_iter: batches to skip at the start of the next iteration, once.
+    Attributes: start_iter: batches to skip at the start of the next iteration, once; start_sample: samples besides.
     """
 
     def __init__(
@@ -117,14 +117,15 @@ class DistributedBatchSampler(Sampler):
         self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
         self.rank = torch.distributed.get_rank() if rank == -1 else rank
         self.world_size, self.wrap_last, self.interleave = world_size, wrap_last, interleave
-        self.start_iter = 0
+        self.start_iter = self.start_sample = 0
 
     def __len__(self) -> int:
         batches, rest = divmod(len(self.sampler), self.batch_size)
         return batches + bool(rest and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
-        skip, self.start_iter = self.start_iter * self.batch_size, 0
+        skip = self.start_iter * self.batch_size + self.start_sample
+        self.start_iter = self.start_sample = 0
         if hasattr(self.sampler, "iterate_from"):
             samples = self.sampler.iterate_from(skip)
         else:

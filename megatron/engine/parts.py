@@ -5,6 +5,7 @@ the model come out the same in every layout.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -21,6 +22,17 @@ def before_step(engine, action: Callable[[], None]) -> None:
         return take_step(*args, **kwargs)
 
     engine._take_model_step = act_and_step
+
+
+def around_step(engine, context: Callable[[], AbstractContextManager]) -> None:
+    """Enter a context around every optimizer step, outside of which no weight changes."""
+    take_step = engine._take_model_step
+
+    def step_within(*args, **kwargs):
+        with context():
+            return take_step(*args, **kwargs)
+
+    engine._take_model_step = step_within
 
 
 def counts(parameter: torch.nn.Parameter) -> bool:

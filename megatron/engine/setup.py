@@ -92,8 +92,8 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
     engine.checkpoint_engine = SafeCheckpointEngine(not neox_args.no_save_optim, host_group(), on_host)
     # What else of a run goes into its checkpoints: name -> object with state_dict() and load_state_dict().
     engine.stateful = {}
-    # The folder of the checkpoint that it goes on from.
-    engine.loaded_from = None
+    # The folder of the checkpoint that it goes on from, its iteration, and the samples that had been read by then.
+    engine.loaded_from, engine.loaded_iteration, engine.samples_before = None, 0, 0
     engine.clip_fp32_gradients = partial(clip_gradients, engine)
     scale_auxiliary_losses(engine)
     if engine.dp_world_size == 1 and not engine.zero_optimization():

@@ -82,7 +82,7 @@ def resolve(args: Any, arguments: list[str]) -> Job:
     if args.launcher == "slurm" and (pool or args.force_multi):
         pool = in_order_of_ranks(pool)
     devices = accelerator_count()
-    if not pool and not (args.force_multi and args.launcher in PLACED_BY_SCHEDULER):
+    if not pool:
         if args.num_nodes > 1:
             raise LaunchError(
                 f"num_nodes={args.num_nodes}, but without a hostfile there is only this machine; set hostfile"

@@ -6,6 +6,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from megatron.common import lsf
+from megatron.common.errors import LaunchError
+from megatron.common.hosts import Pool
+
 # Options of jsrun that a user may set through launcher_args in place of ours, by ours.
 _SPELLINGS = {
     "-c": ("-c", "--cpu_per_rs"),
@@ -23,8 +27,8 @@ def jsrun_command(job: Any, exports: Mapping[str, str], environment: Mapping[str
 
     Args: job: a Job; exports: environment variables of the processes; environment: LSF's variables.
     """
-    per_host = len(next(iter(job.hosts.values()))) if job.hosts else job.size
-    cores = cores_per_host(environment)
+    per_host = len(next(iter(job.hosts.values())))
+    cores = _cores_per_host(environment)
     ours = {
         "-c": str(max(1, cores // per_host)),
         "-g": "1" if job.on_gpus else "0",
@@ -42,19 +46,20 @@ def jsrun_command(job: Any, exports: Mapping[str, str], environment: Mapping[str
     return [*command, sys.executable, "-u", job.script, *job.arguments]
 
 
-def allocated_hosts(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
-    """Cores by compute host of the LSF allocation; {} outside of one.
+def check_allocation(hosts: Pool, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises: LaunchError for hosts on which jsrun would not start the processes."""
+    allocated = list(lsf.cores_by_host(environment))
+    if not allocated:
+        raise LaunchError(
+            "launcher=jsrun, but there is no LSF allocation here: submit the command with bsub, or type it within one"
+        )
+    if list(hosts) != allocated[: len(hosts)]:
+        raise LaunchError(
+            f"launcher=jsrun fills the hosts of the allocation in their order ({', '.join(allocated[:9])}) and cannot "
+            f"choose {', '.join(list(hosts)[:9])}: leave out hostfile, include and exclude, or set num_nodes"
+        )
 
-    LSF lists the host that runs the job's script first, with one slot; nothing computes there.
-    """
-    words = environment.get("LSB_MCPU_HOSTS", "").split()
-    hosts = {name: int(cores) for name, cores in zip(words[::2], words[1::2], strict=False)}
-    first = next(iter(hosts), None)
-    if first is not None and len(hosts) > 1 and hosts[first] == 1:
-        del hosts[first]
-    return hosts
 
-
-def cores_per_host(environment: Mapping[str, str]) -> int:
+def _cores_per_host(environment: Mapping[str, str]) -> int:
     """Cores that jsrun may use on each host; without an allocation to ask, those of this machine."""
-    return min(allocated_hosts(environment).values(), default=os.cpu_count() or 1)
+    return min(lsf.cores_by_host(environment).values(), default=os.cpu_count() or 1)

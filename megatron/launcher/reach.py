@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from megatron.common.errors import LaunchError
+from megatron.launcher.jsrun import check_allocation
 
 SSH_SECONDS = 10
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 # For each launcher its program's usual names, and what its --version says where several programs share a name.
 _PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "pdsh": (("pdsh",), ""),
-    "openmpi": (("mpirun", "mpirun.openmpi"), "Open MPI"),
+    "openmpi": (("mpirun", "mpirun.openmpi"), "(Open"),  # (Open MPI) or (OpenRTE)
     "mpich": (("mpirun", "mpirun.mpich", "mpiexec.hydra"), "HYDRA"),
     "impi": (("mpirun", "mpiexec.hydra"), "Intel(R) MPI"),
     "mvapich": (("mpirun", "mpiexec.hydra"), "HYDRA"),
@@ -57,6 +58,8 @@ def check_hosts(job: Any) -> None:
     Raises: LaunchError for a launcher that is not there, slots it cannot serve, and hosts that cannot be reached.
     """
     find_program(job.launcher)
+    if job.launcher == "jsrun":
+        check_allocation(job.hosts)
     _check_slots(job)
     local = [host for host in job.hosts if host in _LOCAL_NAMES]
     if local and len(job.hosts) > 1:

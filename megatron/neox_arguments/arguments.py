@@ -38,6 +38,7 @@ from megatron.neox_arguments.steps import Findings
 from megatron.neox_arguments.suggestions import nearest, unknown_key
 from megatron.neox_arguments.support import unsupported
 from megatron.neox_arguments.types import Mismatch, admits_none, choices_of, conform, describe
+from megatron.registry import lookup
 
 if TYPE_CHECKING:
     import torch
@@ -386,6 +387,15 @@ class NeoXArgs(
         """On rank 0 open `tensorboard_writer` in tensorboard_dir; without the package, warn and go on."""
         if self.tensorboard_dir and self.rank == 0:
             self.tensorboard_writer = log_files.event_writer(self.tensorboard_dir)
+
+    def initialize_comet(self) -> None:
+        """With use_comet start `comet_experiment` on rank 0, which the log goes to.
+
+        Raises: MissingPackageError without the package; NeoXError without a key.
+        """
+        sink = lookup("log sink", "comet")
+        if sink.wanted(self, self.rank or 0):
+            sink(self)
 
     def enable_logging(self) -> None:
         """Copy standard output and error of this process into files of log_dir; rank 0 writes the configuration too."""

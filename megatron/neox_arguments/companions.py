@@ -21,6 +21,8 @@ NEEDED = {
     "memory_profiling_path": "memory_profiling",
     "param_sharing_style": "num_unique_layers",
     "weighted_sampler_alpha": "weight_by_num_documents",
+    "weight_server_address": "serve_model_weights",
+    "weight_server_port": "serve_model_weights",
     "wandb_group": "use_wandb",
     "wandb_host": "use_wandb",
     "wandb_init_all_ranks": "use_wandb",
@@ -50,6 +52,21 @@ _PARTS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         ("profile_step_start", "profile_step_stop"),
         "profile or memory_profiling",
         lambda args: args.profile or args.memory_profiling,
+    ),
+    (
+        (
+            "online_dataserver_ips",
+            "online_dataserver_ports",
+            "online_dataserver_timeout",
+            "reinforce_leave_one_out",
+        ),
+        "dataset_impl: online",
+        lambda args: args.dataset_impl == "online",
+    ),
+    (
+        ("data_path", "train_data_paths", "valid_data_paths", "test_data_paths", "pack_impl", "num_workers"),
+        "a dataset_impl that reads files",
+        lambda args: args.dataset_impl != "online",
     ),
     (("rpe_num_buckets", "rpe_max_distance"), "pos_emb: rpe", lambda args: args.pos_emb == "rpe"),
     (

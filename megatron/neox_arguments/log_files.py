@@ -16,7 +16,7 @@ from megatron.common.tee import Tee
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-CONFIG = "neox_args.json"
+CONFIG, TRAINING = "neox_args.json", "train.py"
 
 
 def tee_output(folder: Path) -> None:
@@ -52,11 +52,14 @@ def write_configuration(folder: Path, values: dict[str, Any]) -> None:
 
 
 def save_configuration(folder: Path, values: dict[str, Any]) -> None:
-    """Write neox_args.json: every key, defaults included.
+    """Write neox_args.json: every key, defaults included. That of a training stays when its model is evaluated.
 
     Raises: OSError if it cannot be written.
     """
-    atomic_write_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True, default=str))
+    path, script = folder / CONFIG, Path(values.get("user_script") or TRAINING).name
+    if script != TRAINING and path.exists():
+        return
+    atomic_write_text(path, json.dumps(values, indent=2, sort_keys=True, default=str))
 
 
 def event_writer(folder: str) -> "SummaryWriter | None":

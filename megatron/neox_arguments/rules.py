@@ -12,6 +12,7 @@ from megatron.neox_arguments import (
     profiling,
     rope_scaling,
     schedule_options,
+    serving,
 )
 from megatron.neox_arguments.attention_sizes import head_problems, head_size
 from megatron.neox_arguments.evaluation_options import EVALUATION_KEYS, evaluation_problems
@@ -60,6 +61,7 @@ POSITIVE = (
     "rms_norm_epsilon",
     "scalenorm_epsilon",
     "init_method_std",
+    "online_dataserver_timeout",
 )
 NOT_NEGATIVE = (
     # 0 evaluates never, or only at the end.
@@ -459,6 +461,7 @@ for _keys, _problems in (
     (MUP_KEYS, mup_problems),
     (profiling.KEYS, profiling.problems),
     (schedule_options.KEYS, schedule_options.problems),
+    (serving.KEYS, serving.problems),
 ):
     rule(*_keys)(_problems)
 

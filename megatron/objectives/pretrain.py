@@ -41,7 +41,8 @@ class Pretrain:
     """Mean cross entropy of the next token over the tokens that the loss mask keeps.
 
     The batch has `text` int64 [b, s+1] and, when the run has label data, `label` int64 [b, s+1], where a negative
-    label keeps its position out of the loss.
+    label keeps its position out of the loss. Of online samples the mean reward, and the mean of what it is above its
+    baseline, are logged.
     """
 
     def __init__(self, neox_args):
@@ -54,10 +55,13 @@ class Pretrain:
         self.prompt = prompt.n_tokens if prompt is not None else 0
         self.half_precision_loss = neox_args.fp16_lm_cross_entropy
         self.z_loss = neox_args.z_loss
+        self.rewarded = neox_args.dataset_impl == "online"
         self.metric_names = ("lm_loss", "z_loss") if self.z_loss else ()
+        if self.rewarded:
+            self.metric_names += ("reward", "advantage")
 
     def collate(self, batch: dict[str, torch.Tensor]):
-        """-> ((tokens, position_ids), (labels, loss_mask)), each [b, s]."""
+        """-> ((tokens, position_ids), (labels, loss_mask)), each [b, s]; online also raw_reward and reward, [b, 1]."""
         text = batch["text"]
         tokens = text[:, :-1].contiguous()
         position_ids, loss_mask = positions_and_loss_mask(tokens, self.eod_token, self.eod_mask_loss)
@@ -68,17 +72,21 @@ class Pretrain:
             loss_mask = loss_mask * (labels >= 0)
             labels = labels.clamp(min=0)
         labels, loss_mask = behind_prompt(labels, self.prompt), behind_prompt(loss_mask, self.prompt)
-        return (tokens, position_ids.contiguous()), (labels, loss_mask)
+        targets = (labels, loss_mask)
+        if self.rewarded:
+            targets += batch["raw_reward"], batch["reward"]
+        return (tokens, position_ids.contiguous()), targets
 
     def loss(self, outputs: torch.Tensor, targets) -> Loss:
-        """outputs: logits [b, s, V/tp]; targets: (labels int64, loss_mask float32), each [b, s].
+        """outputs: logits [b, s, V/tp]; targets: of `collate`.
 
         The z-loss belongs to training: it is left out where no gradient is wanted, and of the logged lm_loss.
         """
+        labels, loss_mask, *rewards = targets
+        means = {name: values.mean() for name, values in zip(("reward", "advantage"), rewards, strict=False)}
         if not (self.z_loss and torch.is_grad_enabled()):
-            return Loss(cross_entropy(outputs, targets, _fp16=self.half_precision_loss))
-        labels, loss_mask = targets
+            return Loss(cross_entropy(outputs, (labels, loss_mask), _fp16=self.half_precision_loss), means)
         dtype = outputs.dtype if self.half_precision_loss else torch.float32
         losses, z_losses = mpu.vocab_parallel_cross_entropy_with_z_loss(outputs, labels, self.z_loss, dtype)
         value, z_loss = masked_mean(losses, loss_mask), masked_mean(z_losses, loss_mask)
-        return Loss(value, {"lm_loss": value.detach() - z_loss, "z_loss": z_loss})
+        return Loss(value, {"lm_loss": value.detach() - z_loss, "z_loss": z_loss, **means})

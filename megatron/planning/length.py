@@ -51,7 +51,9 @@ def save_iterations(neox_args: Any, steps: int) -> list[int]:
 
 
 def training_sources(neox_args: Any) -> list[Source]:
-    """The training data sets of a configuration."""
+    """The training data sets of a configuration; a sample server is none."""
+    if neox_args.dataset_impl == "online":
+        return []
     wanted = None
     if neox_args.train_iters is not None:
         wanted = float(neox_args.train_iters * tokens_per_step(neox_args))

@@ -146,7 +146,7 @@ def _tile(fact: Fact) -> str:
 
 def _cell(fact: Fact) -> str:
     detail = f"<small>{escape(fact.detail)}</small>" if fact.detail else ""
-    return f"<td>{escape(fact.value)}{detail}</td>"
+    return f"<td><span>{escape(fact.value)}</span>{detail}</td>"
 
 
 def _head(corner: str, runs: list[Run]) -> str:

@@ -12,6 +12,7 @@ from megatron.common.errors import DataError
 
 METRICS, CONFIG = "metrics.jsonl", "neox_args.json"
 START_MARK = "runtime/devices"  # a tag that is written at the start of a run, and only then
+FROM_OUTSIDE = "eval"  # of tags that eval.py writes, long after the training perhaps and for any checkpoint
 # One value for every parameter: far too much for a page.
 OF_PARAMETERS = ("gradient_norms", "parameter_norms", "pct_grad_zeros", "optimizer_state_norms")
 
@@ -158,6 +159,7 @@ class _Curve:
         self._kept: list[
             tuple[int, float | None, dict[str, float]]
         ] = []  # iteration, seconds of running, values
+        self._reached = 0  # iteration of the training
         self._began: float | None = None  # time of the current start
         self._before = 0.0  # seconds of running of all earlier starts
 
@@ -167,10 +169,14 @@ class _Curve:
             self._run.unread += 1
             return
         iteration, time, values = record
+        if values and all(tag.partition("/")[0] == FROM_OUTSIDE for tag in values):
+            self._kept.append((iteration, None, values))
+            return
         if START_MARK in values:
             self._start(iteration, time, values)
-        elif not self._run.starts or (self._kept and iteration < self._kept[-1][0]):
+        elif not self._run.starts or iteration < self._reached:
             self._start_without_mark(iteration, time)
+        self._reached = iteration
         if time is not None:
             self._began = time if self._began is None else self._began
             self._run.last_time = time
@@ -180,16 +186,15 @@ class _Curve:
     def _start(self, iteration: int, time: float | None, values: dict[str, float]) -> None:
         if iteration == 0 and self._run.starts:  # another run, or this one all over again
             self._run.replaced += len(self._kept)
-            self._run.starts, self._kept, self._before = [], [], 0.0
+            self._run.starts, self._kept, self._reached, self._before = [], [], 0, 0.0
         lost = self._rewind(iteration)
         start = Start(iteration, time, lost, int(values[START_MARK]), values.get("runtime/startup_time"))
         self._begin(start)
 
     def _start_without_mark(self, iteration: int, time: float | None) -> None:
-        reached = self._kept[-1][0] if self._kept else 0
+        reached = self._reached
         self._rewind(iteration - 1)
-        begun_after = self._kept[-1][0] if self._kept else 0
-        self._begin(Start(begun_after, time, reached - begun_after))
+        self._begin(Start(self._reached, time, reached - self._reached))
 
     def _begin(self, start: Start) -> None:
         if self._run.starts and self._began is not None and self._run.last_time is not None:
@@ -199,14 +204,14 @@ class _Curve:
 
     def _rewind(self, iteration: int) -> int:
         """Drop what is later; returns how many iterations that is."""
-        reached = self._kept[-1][0] if self._kept else iteration
-        while self._kept and self._kept[-1][0] > iteration:
-            self._kept.pop()
-        return max(0, reached - iteration)
+        lost = max(0, self._reached - iteration)
+        self._kept = [record for record in self._kept if record[0] <= iteration]
+        self._reached = max((record[0] for record in self._kept), default=0)
+        return lost
 
     def finish(self) -> None:
         found: dict[str, tuple[list[int], list[float]]] = {}
-        for iteration, seconds, values in self._kept:
+        for iteration, seconds, values in sorted(self._kept, key=lambda record: record[0]):
             if seconds is not None:
                 values = {**values, "": seconds}
             for tag, value in values.items():

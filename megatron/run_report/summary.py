@@ -71,7 +71,7 @@ def _loss(run: Run) -> Fact:
     if not len(loss):
         return Fact("Training loss")
     if (since := diverged_at(run)) is not None:
-        return Fact("Training loss", f"{loss.values[-1]:.4g}", f"diverged, since {since:,} or before")
+        return Fact("Training loss", "not finite", f"diverged, since {since:,} or before")
     return Fact("Training loss", f"{loss.values[-1]:.4f}", f"at {int(loss.iterations[-1]):,}")
 
 

@@ -10,6 +10,7 @@ FLOORS = (
     ("registry", "common"),
     ("neox_arguments", "launcher"),
     ("mpu", "fused_kernels", "tokenizer"),
+    ("serving",),
     ("model", "data", "optimizers", "learning_rates"),
     ("objectives", "families"),
     (

@@ -1,52 +1,32 @@
 """Two hosts, started as a user would start them, train what one machine trains."""
 
-import functools
 import re
 
 import pytest
 
 from tests.cluster.jobs import LAYOUTS, STEPS, launch, losses, probe, write_hostfile
 from tests.common.components import needs_program
-from tests.common.runs import prepare_corpus
 
 PROGRAMS = {"pdsh": "pdsh", "openmpi": "mpirun.openmpi", "mpich": "mpirun.mpich"}
 launchers = pytest.mark.parametrize("launcher", PROGRAMS)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("jobs")
-
-
-@pytest.fixture(scope="module")
-def train(two_hosts, folder):
-    """train(name, **settings): the losses of a job that is typed on node1."""
-    data = prepare_corpus(folder, 20)
-
-    def run(name: str, env: dict | None = None, **settings) -> list[float]:
-        launch(two_hosts[0], folder, name, env, data_path=data, **settings)
-        assert [host.processes() for host in two_hosts] == [{}, {}]
-        return losses(folder, name)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def on_one_machine(train):
-    """The losses of a layout on the two processes of one machine."""
-    return functools.cache(lambda layout: train(f"one_{layout}", num_gpus=2, **LAYOUTS[layout]))
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @launchers
-def test_two_hosts_train_what_one_machine_trains(train, on_one_machine, folder, launcher, layout):
+def test_two_hosts_train_what_one_machine_trains(
+    two_hosts, job_folder, job_data, on_one_machine, launcher, layout
+):
     needs_program(PROGRAMS[launcher])
-    hosts = write_hostfile(folder, "node1 slots=1", "node2 slots=1")
+    hosts = write_hostfile(job_folder, "node1 slots=1", "node2 slots=1")
     name = f"{launcher}_{layout}"
-    trained = train(name, launcher=launcher, hostfile=hosts, **LAYOUTS[layout])
+    settings = {"launcher": launcher, "hostfile": hosts, "data_path": job_data, **LAYOUTS[layout]}
+    launch(two_hosts[0], job_folder, name, **settings)
+    assert [host.processes() for host in two_hosts] == [{}, {}]
+    trained = losses(job_folder, name)
     assert len(trained) == STEPS
     assert trained == on_one_machine(layout)
-    assert {path.name.split("_")[0] for path in (folder / name).glob("*_stdout.txt")} == {"node1", "node2"}
+    places = {path.name.split("_")[0] for path in (job_folder / name).glob("*_stdout.txt")}
+    assert places == {"node1", "node2"}
 
 
 @launchers

@@ -124,3 +124,16 @@ def test_an_address_without_a_checkpoint_is_one_line(server, tmp_path):
     with pytest.raises(DistributedTestError) as caught:
         run_distributed(load, 1, settings, 1, env=server)
     assert "there is no complete checkpoint" in next(iter(caught.value.exceptions.values()))
+
+
+def test_a_single_file_is_uploaded_in_parts_under_gpt_neoxs_name(server, tmp_path, monkeypatch):
+    from megatron.checkpointing import _upload
+
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    content = bytes(range(256)) * (12 << 12)  # 12 MiB
+    (tmp_path / "file.pt").write_bytes(content)
+    # The bucket's name comes again in the key.
+    _upload(str(tmp_path / "file.pt"), "s3://models/models/file.pt", chunk_size=CHUNK, max_files=2)
+    found = client(server).get_object(Bucket="models", Key="models/file.pt")
+    assert found["Body"].read() == content and found["ETag"].endswith('-3"')

@@ -26,7 +26,9 @@ class CometSink:
     """Values and config go from rank 0 to an experiment, which others find as neox_args.comet_experiment."""
 
     def __init__(self, neox_args):
-        self._experiment = neox_args.comet_experiment = start_experiment(neox_args)
+        if neox_args.comet_experiment is None:
+            neox_args.comet_experiment = start_experiment(neox_args)
+        self._experiment = neox_args.comet_experiment
 
     @staticmethod
     def wanted(neox_args, rank: int) -> bool:

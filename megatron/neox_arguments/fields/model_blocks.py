@@ -145,17 +145,24 @@ class ModelVariants(NeoXArgsTemplate):
     mamba_use_bias_in_linears: bool = False
     """Give Mamba's input, selection and output projections biases."""
 
-    serve_model_weights: bool = later(False)
-    """Offer handles of the CUDA weights on a local socket before training begins."""
+    serve_model_weights: bool = False
+    """Serve the weights of each rank to other programs while training goes on (docs/serving.md)."""
 
-    weight_server_port: int | list[int] = later(6000)
-    """Base port, or one port per rank, of the weight server."""
+    weight_server_port: int | list[int] = 6000
+    """Port of rank 0's weight server, from which those of the others count up, or one port per rank."""
 
-    online_dataserver_ips: str | list[str] = later("localhost")
+    weight_server_address: str = "127.0.0.1"
+    """Address the weight servers listen at. One that other machines reach needs a secret in the environment variable
+    NEOX_WEIGHT_TOKEN."""
+
+    online_dataserver_ips: str | list[str] = "localhost"
     """Host of the sample server, or one host per data-parallel rank (dataset_impl online)."""
 
-    online_dataserver_ports: int | list[int] = later(10000)
+    online_dataserver_ports: int | list[int] = 10000
     """Port of the sample server, or one port per data-parallel rank (dataset_impl online)."""
+
+    online_dataserver_timeout: float = 300.0
+    """Seconds in which a sample server has to answer; connecting is tried again for as long."""
 
     te_columnparallel: bool = later(False)
     """Use TransformerEngine's column-parallel linear."""

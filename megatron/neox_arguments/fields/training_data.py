@@ -104,8 +104,8 @@ class TrainingData(NeoXArgsTemplate):
     pack_impl: Literal["packed", "pack_until_overflow", "unpacked"] = "packed"
     """How documents fill samples: cut from one long stream, several whole ones per sample, or one per sample."""
 
-    dataset_impl: Literal["gpt2", "pairwise", "online"] = partly("gpt2")
-    """Kind of samples: token streams, pairs of answers, or a live sample server."""
+    dataset_impl: Literal["gpt2", "pairwise", "online"] = partly("gpt2", "online")
+    """Kind of samples: token streams, pairs of answers, or those of a live sample server (docs/serving.md)."""
 
     allow_chopped: bool = True
     """Cut documents longer than a sample instead of leaving them out; packed data is always cut."""
@@ -161,5 +161,6 @@ class TrainingObjective(NeoXArgsTemplate):
     kl_div_beta: float = later(0.1)
     """Weight of that divergence; above 0 a reference model is loaded."""
 
-    reinforce_leave_one_out: bool = later(False)
-    """Use the mean of a prompt's other samples as baseline."""
+    reinforce_leave_one_out: bool = False
+    """The baseline of an online sample's reward is the mean of the prompt's other samples, instead of the mean of the
+    last prompts. With train_impl normal rewards and advantages are logged and not trained on."""

@@ -10,16 +10,18 @@ from megatron.common.errors import CheckpointError
 from megatron.neox_arguments import NeoXArgs
 from tests.unit.neox_arguments.basic import minimal
 
+BASE = minimal(data_path="here", train_iters=400)
+
 
 @pytest.fixture
 def saved(tmp_path):
-    values = NeoXArgs.from_dict(minimal(data_path="here")).all_config
+    values = NeoXArgs.from_dict(BASE).all_config
     (tmp_path / "neox_args.json").write_text(json.dumps(values, default=str))
     return tmp_path
 
 
 def check(directory, resumes=True, **changes) -> None:
-    check_saved_config(NeoXArgs.from_dict(minimal(data_path="here", **changes)), directory, resumes)
+    check_saved_config(NeoXArgs.from_dict({**BASE, **changes}), directory, resumes)
 
 
 def test_the_same_config_fits_in_silence(saved, capfd):
@@ -67,8 +69,8 @@ def test_states_of_another_optimizer_are_refused_where_they_are_wanted(saved):
             "samples may be seen again or left out: seed is 1234 in the checkpoint and 7 in the config",
         ),
         (
-            {"train_micro_batch_size_per_gpu": 16},
-            "samples may be seen again or left out: train_batch_size is",
+            {"train_micro_batch_size_per_gpu": 16, "train_iters": 100},
+            "16 in the config, so that 1600 samples are read in all and not 800: if that takes the data through",
         ),
         ({"sliding_window_width": 4}, "trained with another setting: sliding_window_width is None in"),
         ({"layernorm_epsilon": 0.1}, "trained with another setting: layernorm_epsilon is 1e-05 in"),
@@ -78,6 +80,20 @@ def test_what_may_be_meant_is_warned_of(saved, capfd, changes, warning):
     check(saved, **changes)
     (line,) = capfd.readouterr().err.splitlines()
     assert warning in line
+
+
+def test_a_larger_batch_that_reads_the_same_samples_in_fewer_steps_needs_no_warning(saved, capfd):
+    check(saved, train_micro_batch_size_per_gpu=16, train_iters=50)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_prompt_for_a_checkpoint_without_one_is_told_how_to_begin(saved):
+    prompt = {"soft_prompt_tuning": {"enabled": True, "n_tokens": 3, "init_string": "ab"}}
+    with pytest.raises(CheckpointError, match="set finetune: true"):
+        check(saved, **prompt)
+    assert check(saved, resumes=False, **prompt) is None
+    off = {"soft_prompt_tuning": {**prompt["soft_prompt_tuning"], "enabled": False}}
+    assert check(saved, **off) is None
 
 
 def test_a_checkpoint_without_a_readable_config_is_not_compared(tmp_path):

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from megatron.common.errors import LaunchError
 from megatron.launcher import Job
 from megatron.launcher.host_commands import host_command
-from megatron.launcher.jsrun import jsrun_command
+from megatron.launcher.jsrun import check_allocation, jsrun_command
 
 EXPORTS = {"NCCL_DEBUG": "INFO", "WORDS": "it's $HOME"}
 PYTHON = [sys.executable, "-u"]
@@ -132,3 +133,11 @@ def test_a_request_is_plain_json(tmp_path):
     asked = job("openmpi", keys={"WANDB_API_KEY": "secret"})
     assert Job(**json.loads(json.dumps(asdict(asked)))).hosts == asked.hosts
     assert "secret" not in repr(asked)
+
+
+def test_jsrun_starts_processes_where_its_allocation_is():
+    check_allocation(job("jsrun", hosts=("h36n03",)).hosts, LSF)
+    with pytest.raises(LaunchError, match=r"order \(h36n03, h36n04\) and cannot choose h36n04"):
+        check_allocation(job("jsrun", hosts=("h36n04",)).hosts, LSF)
+    with pytest.raises(LaunchError, match="no LSF allocation here"):
+        check_allocation(job("jsrun").hosts, {})

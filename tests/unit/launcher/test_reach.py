@@ -27,10 +27,12 @@ def test_a_program_is_known_by_what_it_says_of_itself(install):
     ):
         find_program("impi")
     assert find_program("openmpi").endswith("/mpirun")
+    install("mpirun.openmpi", "mpirun.openmpi (OpenRTE) 4.1.4")
     hydra = install("mpirun.mpich", "HYDRA build details:")
     assert find_program("mpich") == hydra
     install("mpirun", "Intel(R) MPI Library for Linux* OS, Version 2021.9")
     assert find_program("impi").endswith("/mpirun")
+    assert find_program("openmpi").endswith("/mpirun.openmpi")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,13 @@ def test_metrics_reach_the_json_lines_file(config, tmp_path):
     assert json.loads((tmp_path / "neox_args.json").read_text())["hidden_size"] == 32
 
 
+def test_the_config_of_a_training_stays_when_its_model_is_evaluated(config, tmp_path):
+    for script, seed in (("train.py", 1), ("/path/eval.py", 2), ("/path/train.py", 3)):
+        config.user_script, config.seed = script, seed
+        Metrics(config).close()
+        assert json.loads((tmp_path / "neox_args.json").read_text())["seed"] == (3 if seed == 3 else 1)
+
+
 def test_metrics_lie_with_the_checkpoints_where_there_is_no_log_dir(config, tmp_path):
     config.log_dir, config.save, config.tensorboard_dir = (
         None,

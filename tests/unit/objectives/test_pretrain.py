@@ -17,6 +17,7 @@ def objective(**settings) -> Pretrain:
         "isolate_documents": False,
         "fp16_lm_cross_entropy": False,
         "z_loss": 0.0,
+        "dataset_impl": "gpt2",
         "soft_prompt_tuning": None,
         "tokenizer": SimpleNamespace(eod=EOD),
     }

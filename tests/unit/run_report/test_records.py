@@ -50,6 +50,14 @@ def test_without_marks_of_starts_a_step_back_is_one(tmp_path):
     assert [(s.iteration, s.lost) for s in run.starts] == [(0, 0), (10, 20)]
 
 
+def test_an_evaluation_afterwards_is_no_part_of_the_training(tmp_path):
+    scores = {"iteration": 20, "time": 9e9, "eval/task_acc": 0.5}
+    (run,) = read(write_log(tmp_path / "run", [*RESUMED, scores]))
+    assert run["eval/task_acc"].iterations.tolist() == [20] and run["eval/task_acc"].values.tolist() == [0.5]
+    assert run["train/lm_loss"].iterations.tolist() == [10, 20, 30, 40]
+    assert len(run.starts) == 2 and run.seconds.values[-1] == 50.0 and run.last_time == 5020.0
+
+
 def test_a_start_from_nothing_replaces_an_earlier_run_in_the_file(tmp_path):
     old = [start(0, 1.0), step(10, 2.0, 9.0), step(20, 3.0, 9.0)]
     (run,) = read(write_log(tmp_path / "run", [*old, start(0, 100.0), step(10, 110.0, 4.0)]))

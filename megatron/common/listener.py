@@ -1,0 +1,93 @@
+"""A small server: a bounded number of connections with a thread each, none of which harms the others."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+from megatron.common.console import warn_of_rank
+from megatron.common.errors import LaunchError
+from megatron.common.messages import Channel, MessageError
+
+CONNECTIONS = 8
+
+
+class Listener:
+    """Listens from its construction to `close`.
+
+    A connection beyond the bound is refused with a message. One whose messages are faulty is closed, with a line in the
+    log; one that is lost, without.
+
+    Args: name: for the log; key: of the configuration or command line that sets the port, for errors; converse: serves
+    one connection to its end, may raise MessageError.
+    Raises: LaunchError for a port that is not free.
+    """
+
+    def __init__(self, name: str, key: str, address: str, port: int, converse: Callable[[Channel], None]):
+        self._name, self._converse = name, converse
+        self._socket = _listening(address, port, key)
+        self.address, self.port = self._socket.getsockname()[:2]
+        self._open: set[Channel] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening, and end all connections."""
+        # Of a socket that a forked process holds too, closing alone is no end.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with self._lock:
+            channels = list(self._open)
+        for channel in channels:
+            channel.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, peer = self._socket.accept()
+            except OSError:
+                return
+            channel = Channel(connection)
+            with self._lock:
+                room = len(self._open) < CONNECTIONS
+                if room:
+                    self._open.add(channel)
+            if room:
+                threading.Thread(target=self._attend, args=(channel, peer[0]), daemon=True).start()
+            else:
+                refuse(channel, f"all {CONNECTIONS} connections are in use")
+
+    def _attend(self, channel: Channel, peer: str) -> None:
+        try:
+            self._converse(channel)
+        except MessageError as error:
+            warn_of_rank(f"{self._name}: {error} from {peer}; the connection is closed")
+        except OSError:
+            pass  # The client has gone.
+        finally:
+            with self._lock:
+                self._open.discard(channel)
+            channel.close()
+
+
+def refuse(channel: Channel, why: str) -> None:
+    """Say why, if somebody listens, and close."""
+    with contextlib.suppress(OSError):
+        channel.send({"ok": False, "error": why})
+    channel.close()
+
+
+def _listening(address: str, port: int, key: str) -> socket.socket:
+    family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen(CONNECTIONS)
+    except OSError as error:
+        listener.close()
+        raise LaunchError(
+            f"{key}: {address}:{port} cannot be listened at ({error.strerror}); choose another port"
+        ) from None
+    return listener

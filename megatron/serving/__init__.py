@@ -1,0 +1,1 @@
+"""The weights of a model in training, for other programs."""
