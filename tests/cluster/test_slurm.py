@@ -1,23 +1,18 @@
 """Jobs of a real Slurm: its variables are understood, and it starts, signals and restarts training."""
 
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from megatron.common import slurm as variables
+from megatron.common.hosts import read_hostfile
 from tests.cluster.jobs import LAYOUTS, SMALL, STEPS, losses
 from tests.cluster.slurm import slurm_cluster
-from tests.common.checkpoints import tensors_of
 from tests.common.runs import REPOSITORY, environment, prepare_corpus, run_command, write_config
 
 ALONE = ["deepy.py", "train.py"]
-SBATCH = REPOSITORY / "tools" / "clusters" / "train.sbatch"
-LONG = 300
 TRAIN = [sys.executable, REPOSITORY / "deepy.py", REPOSITORY / "train.py"]
 
 
@@ -56,6 +51,16 @@ def test_a_process_knows_its_allocation_and_its_meeting_place(slurm, tmp_path):
     assert places[0] == places[1] and places[0]["MASTER_ADDR"] == "node1"
 
 
+def test_a_hostfile_is_written_for_other_launchers(slurm, tmp_path):
+    tool = [sys.executable, REPOSITORY / "tools" / "clusters" / "write_hostfile.py"]
+    done = slurm.run(["salloc", "--quiet", "-N2", *tool, "--slots=3"], directory=tmp_path)
+    path = Path(done.stdout.strip())
+    assert path.parent == tmp_path and path.name.startswith("hosts_")
+    assert read_hostfile(path) == {"node1": 3, "node2": 3}
+    outside = slurm.run(tool, directory=tmp_path, check=False)
+    assert outside.returncode == 1 and outside.stderr.startswith("error: there is no SLURM_JOB_NODELIST here")
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A folder that all hosts see, with data."""
@@ -89,38 +94,3 @@ def test_srun_may_start_the_script_itself(slurm, workplace):
     run_command([*ALONE, write(workplace, "dp2_alone", num_gpus=2)], folder)
     assert len(losses(folder, "dp2")) == STEPS
     assert losses(folder, "dp2") == losses(folder, "dp2_alone")
-
-
-def test_a_job_whose_time_ends_saves_is_queued_again_and_goes_on_bit_exact(slurm, workplace):
-    folder, _ = workplace
-    long = {"train_iters": LONG, "lr_decay_iters": LONG, "checkpoint_factor": 10_000}
-    places = {name: str(folder / f"{name}_saved") for name in ("requeued", "straight")}
-    name = write(
-        workplace, "requeued", launcher="slurm", deepspeed_slurm=True, num_gpus=1,
-        save=places["requeued"], load=places["requeued"], **long,
-    )  # fmt: skip
-    log = folder / "requeued.log"
-    number = slurm.submit(
-        ["--gpus-per-node=0", f"--chdir={REPOSITORY}", f"--output={log}", SBATCH, folder / name],
-        env={**environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )
-    wait_for(lambda: log.exists() and "iteration       10/" in log.read_text(), log)
-    slurm.run(["scancel", "--batch", "--signal=USR1", number])
-    job = slurm.wait(number)
-    assert (job["Restarts"], job["ExitCode"]) == ("1", "0:0"), log.read_text()
-    stopped = [path.name for path in Path(places["requeued"]).glob("global_step*")]
-    assert len(stopped) == 2 and f"global_step{LONG}" in stopped, log.read_text()
-    straight = {"save": places["straight"], "load": places["straight"], **long}
-    run_command([*ALONE, write(workplace, "straight", num_gpus=2, **straight)], folder)
-    assert len(losses(folder, "requeued")) == LONG
-    assert losses(folder, "requeued") == losses(folder, "straight")
-    ends = [tensors_of(Path(place, f"global_step{LONG}")) for place in places.values()]
-    assert ends[0].keys() == ends[1].keys() and len(ends[0]) > 20
-    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
-
-
-def wait_for(condition, log: Path, seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, log.read_text() if log.exists() else "no output"
-        time.sleep(0.02)
