@@ -1,6 +1,10 @@
 """What training cannot do without, and other scripts can."""
 
+import os
+
 from megatron.common.errors import ConfigError
+from megatron.common.messages import check_exposure
+from megatron.serving.server import WEIGHT_TOKEN
 
 
 def check_settings(neox_args) -> None:
@@ -15,5 +19,11 @@ def check_settings(neox_args) -> None:
         )
         if not any(getattr(neox_args, key) for key in keys)
     ]
+    if neox_args.serve_model_weights:
+        token = os.environ.get(WEIGHT_TOKEN)
+        exposed = check_exposure(
+            neox_args.weight_server_address, token, "weight_server_address", WEIGHT_TOKEN
+        )
+        missing += [exposed] if exposed else []
     if missing:
         raise ConfigError(missing)

@@ -288,6 +288,12 @@ def _sparsity(args: Any) -> Iterator[str]:
     yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
 
 
+@rule("qk_layernorm_per_head", "norm")
+def _norm_of_each_head(args: Any) -> Iterator[str]:
+    if args.qk_layernorm_per_head and args.norm != "layernorm":
+        yield f"qk_layernorm_per_head is there for norm: layernorm only, not {args.norm}"
+
+
 @rule("gpt_j_residual", "norm_placement")
 def _norm_placement(args: Any) -> Iterator[str]:
     if args.gpt_j_residual and args.norm_placement == "post":
