@@ -97,10 +97,11 @@ def evaluate_tasks(
     Args: description: what the config of the results begins with.
     Raises: ConfigError for unknown tasks, DataError where a data set cannot be had.
     """
-    from datasets.exceptions import DatasetsError
+    import datasets
     from lm_eval.evaluator import simple_evaluate
 
     neox_args = adapter.neox_args
+    datasets.disable_progress_bars()
     limit = neox_args.eval_limit if limit is None else limit
     folders = neox_args.eval_include_path
     names = names or neox_args.eval_tasks
@@ -119,7 +120,7 @@ def evaluate_tasks(
                 # Of a conversation, examples are turns.
                 fewshot_as_multiturn=neox_args.eval_apply_chat_template,
             )
-    except (OSError, DatasetsError) as error:
+    except (OSError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"eval_tasks {' '.join(tasks)}: a data set cannot be read: {reason}") from error
     for values in results["results"].values():
@@ -129,7 +130,7 @@ def evaluate_tasks(
         **description,
         "model_args": neox_args.all_config,
         "batch_size": adapter.batch_size,
-        "device": str(adapter.device),
+        "device": str(adapter.model.device),
         "limit": limit,
         "bootstrap_iters": bootstrap_iters,
     }

@@ -41,6 +41,9 @@ SAME = Form(lambda parts: parts[0], lambda whole: [whole])
 # Linear layers that keep their matrix as [in, out].
 TRANSPOSED = Form(lambda parts: parts[0].t(), lambda whole: [whole.t()])
 
+# Vectors that are rows of ours.
+ROWS = Form(torch.stack, lambda whole: whole.unbind())
+
 
 def stacked(count: int) -> Form:
     """`count` tensors of the same size below each other: the halves (up, gate) of a gated MLP; experts."""

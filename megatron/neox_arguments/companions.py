@@ -19,6 +19,7 @@ NEEDED = {
     "gradient_noise_scale_n_batches": "log_gradient_noise_scale",
     "gradient_noise_scale_cpu_offload": "log_gradient_noise_scale",
     "memory_profiling_path": "memory_profiling",
+    "qk_layernorm_per_head": "use_qk_layernorm",
     "param_sharing_style": "num_unique_layers",
     "weighted_sampler_alpha": "weight_by_num_documents",
     "weight_server_address": "serve_model_weights",

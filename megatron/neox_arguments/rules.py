@@ -10,6 +10,7 @@ from megatron.neox_arguments import (
     experts,
     mlp_sizes,
     profiling,
+    restart_options,
     rope_scaling,
     schedule_options,
     serving,
@@ -77,6 +78,8 @@ NOT_NEGATIVE = (
     "maximum_tokens",
     "num_samples",
     "iteration",
+    "watchdog_timeout",
+    "max_restarts",
 )
 PROBABILITIES = ("attention_dropout", "hidden_dropout", "top_p", "rotary_pct", "warmup")
 
@@ -288,6 +291,12 @@ def _sparsity(args: Any) -> Iterator[str]:
     yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
 
 
+@rule("qk_layernorm_per_head", "norm")
+def _norm_of_each_head(args: Any) -> Iterator[str]:
+    if args.qk_layernorm_per_head and args.norm != "layernorm":
+        yield f"qk_layernorm_per_head is there for norm: layernorm only, not {args.norm}"
+
+
 @rule("gpt_j_residual", "norm_placement")
 def _norm_placement(args: Any) -> Iterator[str]:
     if args.gpt_j_residual and args.norm_placement == "post":
@@ -460,6 +469,7 @@ for _keys, _problems in (
     (experts.KEYS, experts.problems),
     (MUP_KEYS, mup_problems),
     (profiling.KEYS, profiling.problems),
+    (restart_options.KEYS, restart_options.problems),
     (schedule_options.KEYS, schedule_options.problems),
     (serving.KEYS, serving.problems),
 ):

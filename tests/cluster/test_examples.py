@@ -1,6 +1,9 @@
 """The examples of tools/clusters do what they say, where their parts can run."""
 
 import json
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from megatron.neox_arguments.command_line import worker_parser
 from tests.cluster.jobs import LAYOUTS, PROBE, SMALL, losses, variables, write_job
 from tests.common.components import needs_program
 from tests.common.paths import ROOT
-from tests.common.runs import write_config
+from tests.common.runs import TINY
 
 
 def kubernetes() -> tuple[dict, dict]:
@@ -74,29 +77,53 @@ def test_kubernetes_pods_train_what_one_machine_trains(two_hosts, tmp_path, job_
     assert losses(tmp_path, "pods") == on_one_machine("dp2")
 
 
-@pytest.mark.parametrize("mpirun", ["mpirun.openmpi", "mpirun.mpich"])
-def test_an_mpirun_of_ones_own_tells_the_ranks(two_hosts, tmp_path, mpirun):
-    needs_program(mpirun)
-    (tmp_path / "probe.py").write_text(PROBE, encoding="utf-8")
-    config = write_config(tmp_path, "probe.yml", **{**SMALL, "deepspeed_mpi": True})
-    told = {
-        "HOSTS": "node1,node2",
-        "SLOTS": "2",
-        "MPIRUN": mpirun,
-        "SCRIPT": "probe.py",
-        "PYTHON": sys.executable,
-    }
-    told |= {"PYTHONPATH": str(ROOT), "EXPORT": "PYTHONPATH COLOUR", "COLOUR": "blue, red"}
-    two_hosts[0].run([ROOT / "tools" / "clusters" / "mpi_train.sh", config], tmp_path, variables(told))
-    ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(4)]
-    assert [(rank["host"], rank["local_rank"]) for rank in ranks] == [
-        *(("node1", 0), ("node1", 1)),
-        *(("node2", 0), ("node2", 1)),
-    ]
+SECTIONS = {
+    "pdsh": ["pdsh"],
+    "Open MPI": ["mpirun.openmpi"],
+    "MPICH, Intel MPI, MVAPICH2": ["mpirun.mpich"],
+    "An mpirun of your own": ["mpirun.openmpi", "mpirun.mpich"],
+}
+
+
+def blocks(section: str) -> tuple[str, str]:
+    """The commands and the configuration that a section of the page shows."""
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    text = page.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    (commands,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    (settings,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    return commands, settings
+
+
+@pytest.mark.parametrize(
+    ("section", "program"), [(name, program) for name, programs in SECTIONS.items() for program in programs]
+)
+def test_the_commands_of_the_page_reach_both_hosts(two_hosts, tmp_path, section, program):
+    """As a user types them, in a folder like the project's, but for train.py: the probe takes its place."""
+    needs_program(program)
+    commands, settings = blocks(section)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "configs" / "cluster.yml").write_text(settings, encoding="utf-8")
+    (tmp_path / "train.py").write_text(PROBE, encoding="utf-8")
+    for name in ("deepy.py", "tools"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    told = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    told |= {"MPIRUN": program, "EXPORT": "PYTHONPATH GLOO_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME": "fabric0"}
+    two_hosts[0].run(["bash", "-euo", "pipefail", "-c", commands], tmp_path, variables(told))
+    ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(8)]
+    places = [(rank["host"], rank["local_rank"]) for rank in ranks]
+    assert places == [(host, local) for host in ("node1", "node2") for local in range(4)]
     for rank in ranks:
         known = rank["environment"]
-        assert (known["MASTER_ADDR"], known["MASTER_PORT"], known["COLOUR"]) == (
-            "node1",
-            "29500",
-            "blue, red",
-        )
+        assert (known["MASTER_ADDR"], known["MASTER_PORT"]) == ("node1", "29500")
+        assert (rank["size"], known["GLOO_SOCKET_IFNAME"]) == (8, "fabric0")
+
+
+def test_the_pages_configurations_are_accepted(monkeypatch):
+    monkeypatch.setenv("LSB_MCPU_HOSTS", "batch2 1 h36n03 42 h36n04 42")
+    monkeypatch.setenv("DLTS_HOSTFILE", "")
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    shown = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert len(shown) >= len(SECTIONS) + 1
+    for settings in shown:
+        args = NeoXArgs.from_dict({**TINY, **SMALL, "train_batch_size": 12, **settings})
+        assert args.launcher != "jsrun" or args.global_num_gpus == 12

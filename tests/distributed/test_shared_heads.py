@@ -58,6 +58,8 @@ MODELS = {
         "gpt_j_residual": parallel,
         "hidden_size": 32,
         "checkpoint_activations": norms,
+        # Each head its own norm, in every other model with norms.
+        "qk_layernorm_per_head": norms and parallel,
     }
     for kv_heads in (1, 2)
     for norms in (False, True)

@@ -77,6 +77,9 @@ CASES = {
         **SIZES, num_key_value_heads=2, num_local_experts=4, experts_implementation="eager"
     ),
     "stablelm": lambda: transformers.StableLmConfig(**SIZES, num_key_value_heads=2, use_qkv_bias=True),
+    "stablelm, norms of queries and keys": lambda: transformers.StableLmConfig(
+        **SIZES, num_key_value_heads=2, qk_layernorm=True, use_parallel_residual=True
+    ),
     "stablelm, parallel": lambda: transformers.StableLmConfig(
         **SIZES, num_key_value_heads=4, use_parallel_residual=True
     ),

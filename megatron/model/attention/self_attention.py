@@ -14,7 +14,7 @@ from megatron.model.attention.backend import Demands, make_backend, pattern_of_l
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.kv_cache import KeyValueCache
 from megatron.model.mup import attention_scale
-from megatron.model.norms import get_norm
+from megatron.model.norms import HeadLayerNorm, get_norm
 from megatron.model.positional_embeddings import rotate, split_and_rotate
 from megatron.mpu.parameters import InitMethod
 from megatron.mpu.random import sharded_region
@@ -69,7 +69,8 @@ class ParallelSelfAttention(torch.nn.Module):
             self.query_key_value.weight.fused_matrices = (self.layout.queries, 3)
         self.q_layernorm = self.k_layernorm = None
         if neox_args.use_qk_layernorm:
-            self.q_layernorm, self.k_layernorm = (_head_norm(neox_args, self.layout.size) for _ in range(2))
+            self.q_layernorm = _head_norm(neox_args, self.layout, self.layout.queries, self.layout.heads)
+            self.k_layernorm = _head_norm(neox_args, self.layout, self.layout.keys, self.layout.kv_heads)
         self.rotary_emb = None
         if rotary:
             self.rotary_emb = lookup("positional embedding", "rotary").in_attention(
@@ -149,10 +150,14 @@ def _either(value: bool | None, default: bool) -> bool:
     return default if value is None else value
 
 
-def _head_norm(neox_args, size: int) -> torch.nn.Module:
-    """A norm of the config over the features of one head."""
+def _head_norm(neox_args, layout: HeadLayout, heads: int, own: int) -> torch.nn.Module:
+    """A norm of the config over the features of one head; heads, own: how many the model and this rank have."""
     make, eps = get_norm(neox_args)
-    norm = make(size, eps=eps)
+    if neox_args.qk_layernorm_per_head:
+        first = layout.rank * heads // layout.ranks
+        norm: torch.nn.Module = HeadLayerNorm(heads, layout.size, eps, slice(first, first + own))
+    else:
+        norm = make(layout.size, eps=eps)
     for parameter in norm.parameters():
         # Every rank holds it whole and applies it to its own heads.
         parameter.sees_own_heads = True

@@ -31,3 +31,21 @@ class LayerNorm(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., size] -> [..., size]."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class HeadLayerNorm(torch.nn.Module):
+    """LayerNorm over the features of each attention head, with a weight of the head's own and no bias.
+
+    Parameter: weight [heads, size], of all heads of the model.
+    Args: own: the heads that come in.
+    """
+
+    def __init__(self, heads: int, size: int, eps: float, own: slice):
+        super().__init__()
+        self.size, self.eps, self.own = size, eps, own
+        self.weight = make_parameter(ParameterSpec((heads, size), ones_))
+        self.weight._no_weight_decay = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., own heads, size] -> the same shape."""
+        return F.layer_norm(x, (self.size,), eps=self.eps) * self.weight[self.own]

@@ -34,6 +34,9 @@ class ModelBlocks(NeoXArgsTemplate):
     """Normalise queries and keys, each head on its own, before positions are applied. Queries and keys have a norm each
     (GPT-NeoX: one for both, over all heads of a rank together, which depends on model_parallel_size)."""
 
+    qk_layernorm_per_head: bool = False
+    """With use_qk_layernorm: each head has a weight of its own and no bias, as in StableLM-2-12B. `norm: layernorm`."""
+
     isolate_documents: bool = False
     """Keep the documents of a packed sample apart: a token sees, and counts its position from, the first token after
     the last end-of-document token. In generation the whole text is one document."""

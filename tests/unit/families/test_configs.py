@@ -24,10 +24,6 @@ def read(config) -> dict:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (
-            transformers.StableLmConfig(**SIZES, qk_layernorm=True),
-            "qk_layernorm=True cannot be had here, only False",
-        ),
         (transformers.StableLmConfig(**SIZES, hidden_dropout=0.1), "hidden_dropout=0.1"),
         (transformers.LlamaConfig(**SIZES, hidden_act="gelu_new"), "gates of 'gelu_new'"),
         (transformers.GPTNeoXConfig(**SIZES, hidden_act="tanh"), "the activation 'tanh'"),
@@ -59,6 +55,11 @@ def test_their_config_is_refused_with_the_key(config, message):
         ("mistral", {**LLAMA, "use_bias_in_attn_linear": True}, "use_bias_in_attn_linear=True"),
         ("mixtral", LLAMA, "moe_num_experts=1"),
         ("stablelm", {**LLAMA, "norm": "layernorm", "gpt_j_residual": True}, "gpt_j_tied=False"),
+        (
+            "stablelm",
+            {**LLAMA, "norm": "layernorm", "use_qk_layernorm": True},
+            "use_qk_layernorm with qk_layernorm_per_head=False",
+        ),
     ],
 )
 def test_our_config_is_refused_with_the_key(family, keys, message):
