@@ -108,10 +108,14 @@ def test_dark_and_light_readers_see_the_page_in_their_colours(folder, tab, tmp_p
     assert tab.complaints == []
 
 
-def test_a_mistake_gets_one_line(folder):
-    done = run_command(["tools/report.py", "nowhere"], folder, check=False)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere does not exist: name the folder"),
+        (["saved", "-o", "saved"], "--output: saved is there and is no file"),
+    ],
+)
+def test_a_mistake_gets_one_line(folder, arguments, message):
+    done = run_command(["tools/report.py", *arguments], folder, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr.startswith("error: nowhere does not exist: name the folder")
-        and done.stderr.count("\n") == 1
-    )
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
