@@ -1,6 +1,6 @@
 """The model as lm-evaluation-harness sees it. Importing this module needs the package lm_eval, and says so."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from megatron.common.console import Progress, warn
@@ -93,7 +93,7 @@ class EvalHarnessAdapter(LM):
     def _ask(self, questions: list[Question], label: str, quiet: bool) -> list[tuple[float, bool]]:
         """(sum of the log-probabilities, whether all were likeliest) of every question."""
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(questions)
-        planned = list(rounds(merge(questions), self._rows, self._worker.replicas, self.max_length))
+        planned = list(self._rounds(merge(questions), lambda row: len(row.inputs)))
         with Progress(len(questions), "requests", label, enabled=is_writer() and not quiet) as progress:
             for first in range(0, len(planned), ROUNDS_AT_ONCE):
                 chunk = planned[first : first + ROUNDS_AT_ONCE]
@@ -109,6 +109,9 @@ class EvalHarnessAdapter(LM):
                     progress.update(len(row.owners))
         return answers
 
+    def _rounds(self, items: Iterable[Any], length: Callable[[Any], int]) -> Iterator[list]:
+        return rounds(items, length, self._rows, self._worker.replicas, self.max_length)
+
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The continuation of each (context, generation_kwargs), up to the first of its stop strings."""
         contexts = self._coder.encode_all(request.args[0] for request in requests)
@@ -121,11 +124,12 @@ class EvalHarnessAdapter(LM):
         ) as progress:
             for numbers in groups.values():
                 options = self._options(requests[numbers[0]].args[1])
-                room = self.max_length - options["max_gen_toks"]
-                prompts = {n: contexts[requests[n].args[0]][-room:] or [self._coder.prefix] for n in numbers}
-                ordered = sorted(numbers, key=lambda n: len(prompts[n]), reverse=True)  # noqa: B023 (used at once)
-                for first in range(0, len(ordered), self.batch_size):
-                    batch = ordered[first : first + self.batch_size]
+                new = options["max_gen_toks"]
+                prompts = {
+                    n: contexts[requests[n].args[0]][new - self.max_length :] or [self._coder.prefix]
+                    for n in numbers
+                }
+                for batch in self._rounds(prompts, lambda n: len(prompts[n]) + new):  # noqa: B023 (used at once)
                     work = Continuations([prompts[n] for n in batch], batch, **options)
                     for number, text in zip(batch, self._team.generate(work), strict=True):
                         texts[number] = text
