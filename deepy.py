@@ -24,12 +24,19 @@ def main(input_args: list[str] | None = None) -> int:
     info(neox_args.summary())
     job = launcher.resolve(neox_args, neox_args.worker_arguments())
     if neox_args.preflight:
-        launcher.run_preflight(job, launcher.run)
+        launcher.run_preflight(job, lambda job: launcher.run(job).code)
         if neox_args.dry_run:
             return 0
     launcher.check(job)
     info(job.describe())
-    return launcher.run(job)
+    return launcher.run_with_restarts(
+        job,
+        launcher.run,
+        launcher.check,
+        neox_args.max_restarts,
+        neox_args.save,
+        neox_args.resuming_arguments,
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 
 from megatron import mpu
 from megatron.common import device
+from megatron.common.activity import beat
 from megatron.common.console import print_rank_0
 from megatron.common.errors import ConfigError, LaunchError
 from megatron.common.hosts import free_port
@@ -55,6 +56,7 @@ def initialize_distributed(neox_args) -> None:
 
     device.set_device()
     _settle_deepspeed(deepspeed)
+    beat("meeting the other processes")
     if not torch.distributed.is_initialized():
         if "RANK" not in os.environ:
             # Started without a launcher: a job of one process, whose port is nobody else's business.

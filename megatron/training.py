@@ -12,6 +12,7 @@ from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
+from megatron.common.activity import beat
 from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
 from megatron.common.errors import COME_AGAIN, DataError
@@ -40,7 +41,7 @@ from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
 from megatron.logging.parameters import ParameterReport
 from megatron.logging.profiler import Profiler
-from megatron.logging.report import perplexity
+from megatron.logging.report import perplexity, tags_of_start
 from megatron.mup_substitute import mup_coord_check, save_base_shapes
 from megatron.neox_arguments.curriculum import Curriculum
 from megatron.objectives import build_objective
@@ -87,6 +88,7 @@ def pretrain(neox_args) -> int:
     if neox_args.save_base_shapes:
         save_base_shapes(neox_args)
         return 0
+    beat("preparing the data")
     timers("data loaders").start()
     data_loaders = build_train_valid_test_data_loaders(neox_args)
     update_iterations(neox_args, data_loaders)
@@ -95,6 +97,7 @@ def pretrain(neox_args) -> int:
     if neox_args.coord_check:
         mup_coord_check(neox_args, timers, None, shift_and_wrap_data_loaders(neox_args, data_loaders)[0])
         return 0
+    beat("building the model")
     timers("model and optimizer").start()
     engine, optimizer, lr_scheduler, reference = setup_model_and_optimizer(
         neox_args, iteration=neox_args.iteration
@@ -113,9 +116,7 @@ def pretrain(neox_args) -> int:
     )
     timers.log(["data loaders", "model and optimizer"])
     with served_weights(neox_args, engine) as server, closing(Metrics(neox_args)) as metrics:
-        # Every start of a run writes this; an iteration above 0 says that the run goes on.
-        start = {"runtime/devices": neox_args.world_size, "runtime/startup_time": time.monotonic() - began}
-        metrics.log(start, state.iteration)
+        metrics.log(tags_of_start(neox_args, time.monotonic() - began), state.iteration)
         if state.do_train and state.iteration < neox_args.train_iters:
             train(
                 neox_args, timers, engine, reference, optimizer, lr_scheduler, train_data, valid_data, state, metrics
@@ -237,6 +238,7 @@ def train(
     timers("interval time").start()
     with StopSignal() as stop, Profiler.from_config(neox_args, model) as profiler:
         while state.iteration < neox_args.train_iters:
+            beat("training step", state.iteration + 1)
             with profiler.iteration(state.iteration + 1):
                 losses, skipped = train_step(
                     neox_args, timers, train_data_iterator, model, optimizer, lr_scheduler, reference_model
@@ -428,6 +430,7 @@ def evaluate_and_print_results(
     """Evaluate, print a ruled line and log under `validation/` or `test/`; scores of tasks, which have nothing to do
     with the test data, with the validation, and also under `eval/` as eval.py does."""
     began = time.monotonic()
+    beat(chart_name, iteration)
     results = evaluate(
         neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model, with_tasks=False
     )

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+from megatron.common import activity
+
 _POLYNOMIAL = 0xEDB88320  # of zlib's CRC-32, the highest power in the lowest bit
 _ONE, _X8 = 1 << 31, 1 << 23  # the polynomials 1 and x^8
 _PART = 1 << 25  # bytes
@@ -32,6 +34,7 @@ def _of_part(path: Path, start: int, length: int) -> int:
         while length > 0 and (count := file.readinto(room[: min(_BLOCK, length)])):
             checksum = zlib.crc32(room[:count], checksum)
             length -= count
+            activity.pulse()
     return checksum
 
 

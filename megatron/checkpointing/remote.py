@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from megatron.checkpointing import manifest
 from megatron.checkpointing.names import LATEST, get_checkpoint_tag
+from megatron.common import activity
 from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_path
 from megatron.common.optional import require
@@ -64,7 +65,12 @@ class RemoteTree:
         key = self._key(name)
         with self._explained():
             self._client.upload_file(
-                str(path), self._bucket, key, Config=self._transfer, ExtraArgs={"ChecksumAlgorithm": "CRC32"}
+                str(path),
+                self._bucket,
+                key,
+                Config=self._transfer,
+                ExtraArgs={"ChecksumAlgorithm": "CRC32"},
+                Callback=_moved,
             )
             size = self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
         if size != path.stat().st_size:
@@ -73,7 +79,9 @@ class RemoteTree:
     def download(self, name: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained(), atomic_path(path) as unfinished:
-            self._client.download_file(self._bucket, self._key(name), str(unfinished), Config=self._transfer)
+            self._client.download_file(
+                self._bucket, self._key(name), str(unfinished), Config=self._transfer, Callback=_moved
+            )
 
     def read(self, name: str) -> str | None:
         """The text of a small file, None if there is no such file."""
@@ -119,6 +127,10 @@ class RemoteTree:
                 f"{self.address}: {reason}; check the bucket, the credentials (AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY) and AWS_ENDPOINT_URL"
             ) from error
+
+
+def _moved(size: int) -> None:
+    activity.pulse()
 
 
 def upload_files(neox_args, directory: Path, names: list[str]) -> str | None:

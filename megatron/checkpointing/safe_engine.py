@@ -12,6 +12,7 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 from megatron.checkpointing.snapshot import HostMemory, snapshot
 from megatron.checkpointing.writing import retried, write_tensors
+from megatron.common import activity
 from megatron.common.errors import CheckpointError
 
 # What DeepSpeed copies from its files into tensors that are there already.
@@ -53,6 +54,7 @@ def load_file(path: str | Path, map_location="cpu", mmap: bool = False):
     Args: mmap: leave tensors in the file until they are used; it must not be changed meanwhile.
     Raises: CheckpointError naming the file when it is missing, damaged, or holds anything else.
     """
+    activity.pulse()
     try:
         with torch.serialization.safe_globals(_allowed()):
             # Only the zip files that torch writes since version 1.6 can be mapped.

@@ -10,6 +10,8 @@ from typing import BinaryIO, TypeVar
 
 import torch
 
+from megatron.common import activity
+
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 _SHARED = 1 << 20  # bytes from which it pays to sum up on another thread
@@ -81,6 +83,7 @@ class _SummedFile:
             finally:
                 self.checksum = checksum.result()
         self.size += piece.nbytes
+        activity.pulse()
         if self.size - self._synced >= _SYNC_EVERY and self._syncing.done():
             # The system reports a failure to whoever syncs first, and to nobody else.
             self._syncing.result()

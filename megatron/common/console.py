@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from megatron.common import activity
 from megatron.common.errors import NeoXError
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -118,6 +119,7 @@ class Progress:
     def update(self, amount: float, note: str = "") -> None:
         """Add `amount` of finished work; `note` is shown after the numbers."""
         self.done += amount
+        activity.pulse()
         if not self.enabled:
             return
         if self._bar is not None:

@@ -10,6 +10,8 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,13 +146,13 @@ def memory_stats() -> dict[str, float]:
     return {"allocated": resident, "max allocated": peak, "reserved": resident, "max reserved": peak}
 
 
-def new_event() -> Any:
-    """A timing event of the device, or None on CPU where the clock is enough."""
+def event_maker() -> Callable[[], Any] | None:
+    """What makes timing events of the device, or None on CPU where the clock is enough."""
     if not has_accelerator():
         return None
     import torch
 
-    return torch.cuda.Event(enable_timing=True)
+    return partial(torch.cuda.Event, enable_timing=True)
 
 
 def annotation(name: str) -> contextlib.AbstractContextManager:

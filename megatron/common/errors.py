@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from megatron.common import lifeline
+
 ERROR_DIR_VARIABLE = "NEOX_ERROR_DIR"
 INTERRUPTED = 130
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again and it goes on.
@@ -82,29 +84,38 @@ class MissingPackageError(NeoXError, ImportError):
 def run_main(main: Callable, *args) -> None:
     """Run an entry script's `main(*args)` and exit: 0, the code it returns, or 1 after a one-line error.
 
-    Started by the local launcher (NEOX_ERROR_DIR set), a failing worker leaves its error in a file, so that the
-    launcher can show each distinct error once however many ranks it struck, and waits to be ended; otherwise it prints
-    the error itself.
+    Started by a launcher (megatron.launcher), a failing worker leaves its error in a file or tells it over its
+    lifeline, so that each distinct error is shown once however many ranks it struck, and waits to be ended; otherwise
+    it prints the error itself.
 
     SIGUSR1 is a scheduler's announcement that the time is over. A script that has nothing to save leaves at once with
     COME_AGAIN; training, while it lasts, has a handler of its own (megatron/engine/stop.py).
     """
+    lifeline.start()
     if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(COME_AGAIN))
+        signal.signal(signal.SIGUSR1, _come_again)
     # A terminal that knows fewer characters shows the others as their numbers.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(*args)
     except KeyboardInterrupt:
+        lifeline.goodbye(INTERRUPTED)
         _leave(INTERRUPTED)
     except Exception as error:
         if _report(error):
             _linger()
         _leave(1)
     else:
+        status = status if isinstance(status, int) else 0
+        lifeline.goodbye(status)
         _flush()
-        sys.exit(status if isinstance(status, int) else 0)
+        sys.exit(status)
+
+
+def _come_again(number: int, frame: object) -> None:
+    lifeline.goodbye(COME_AGAIN)
+    os._exit(COME_AGAIN)
 
 
 def _report(error: Exception) -> bool:
@@ -112,16 +123,20 @@ def _report(error: Exception) -> bool:
     message, trace = _plain_message(error), None
     if message is None:
         message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+    # A fault of the outside world may pass, and so may one that nobody has foreseen.
+    mistake = trace is None and not isinstance(error, OSError)
     rank = os.environ.get("RANK", "0")
     directory = os.environ.get(ERROR_DIR_VARIABLE)
     # On a full disk the file cannot be written and the words go to the terminal.
     with contextlib.suppress(OSError):
         if directory and Path(directory).is_dir():
-            record = {"rank": int(rank), "message": message, "traceback": trace}
+            record = {"rank": int(rank), "message": message, "traceback": trace, "mistake": mistake}
             unfinished = Path(directory, f"rank_{rank}.tmp")
             unfinished.write_text(json.dumps(record), encoding="utf-8")
             unfinished.rename(unfinished.with_suffix(".json"))
             return True
+    if lifeline.report(message, trace, mistake):
+        return True
     where = f"rank {rank}: " if _job_size() > 1 else ""
     sys.stderr.write(f"{trace or ''}error: {where}{message}\n")
     return False

@@ -2,7 +2,7 @@
 
 import time
 
-from megatron.common import device
+from megatron.common import activity, device
 from megatron.common.console import print_rank_0
 
 
@@ -14,6 +14,8 @@ class Timer:
         self._spans: list[tuple] = []
         self._elapsed = 0.0
         self._started = None
+        # Looked up once: it takes longer than a start and a stop.
+        self._new_event = device.event_maker()
 
     @property
     def running(self) -> bool:
@@ -23,12 +25,14 @@ class Timer:
         """Start the watch; it must not be running."""
         assert self._started is None, f"timer {self.name!r} is already running"
         self._started = self._now()
+        activity.enter(self.name)
 
     def stop(self) -> None:
         """Stop the watch; it must be running."""
         assert self._started is not None, f"timer {self.name!r} is not running"
         self._spans.append((self._started, self._now()))
         self._started = None
+        activity.leave(self.name)
 
     def reset(self) -> None:
         """Forget all time."""
@@ -49,9 +53,9 @@ class Timer:
         return total
 
     def _now(self):
-        event = device.new_event()
-        if event is None:
+        if self._new_event is None:
             return time.perf_counter()
+        event = self._new_event()
         event.record()
         return event
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from megatron import mpu
-from megatron.common import device
+from megatron.common import activity, device
 from megatron.common.errors import DataError
 
 
@@ -14,6 +14,7 @@ def to_device(batch: dict[str, torch.Tensor], vocabulary: int) -> dict[str, torc
 
     Raises: DataError for a token beyond the `vocabulary`, which on a GPU would end in an unreadable kernel error.
     """
+    activity.pulse()
     text = batch["text"]
     if not text.is_cuda and int(text.max()) >= vocabulary:
         raise DataError(

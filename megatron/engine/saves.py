@@ -4,6 +4,7 @@ import time
 
 from megatron.checkpointing import save_checkpoint
 from megatron.checkpointing.save import follow_save
+from megatron.common.activity import beat
 from megatron.common.errors import CheckpointError
 from megatron.engine.train_state import TrainState
 
@@ -14,6 +15,7 @@ def save(neox_args, timers, model, state: TrainState, metrics) -> None:
     if running:
         timers("interval time").stop()
     start = time.monotonic()
+    beat("saving the checkpoint", state.iteration)
     follow(model, state, wait=True)
     saved = save_checkpoint(neox_args, state.iteration, model)
     if saved and not neox_args.async_save:

@@ -10,16 +10,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LONGEST_CONSEQUENCE = 200
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One rank's error. trace is None for a user's mistake; time: when it was written, seconds."""
+    """One rank's error. trace is None for a user's mistake; time: when it was written, seconds; host: None on one
+    machine; mistake: another start would meet it again."""
 
     rank: int
     message: str
     trace: str | None
     time: float
+    host: str | None = None
+    mistake: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A rank that ended without an error of its own. reason: a verb and what follows."""
+
+    rank: int
+    host: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job has ended. code: for the shell; may_recover: another start may come further."""
+
+    code: int
+    may_recover: bool = False
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -30,7 +51,12 @@ def read_failures(folder: Path) -> list[Failure]:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             continue  # The rank was killed while it wrote.
-        found.append(Failure(record["rank"], record["message"], record["traceback"], path.stat().st_mtime))
+        written = path.stat().st_mtime
+        found.append(
+            Failure(
+                record["rank"], record["message"], record["traceback"], written, mistake=record["mistake"]
+            )
+        )
     return sorted(found, key=lambda failure: (failure.time, failure.rank))
 
 
@@ -39,30 +65,33 @@ def exit_code(status: int) -> int:
     return 128 - status if status < 0 else status
 
 
-def describe_death(rank: int, status: int) -> str:
-    """Why a process ended that left no error of its own."""
+def death(rank: int, status: int) -> Loss:
+    """What a process that left no error of its own ended with."""
     if status >= 0:
-        return f"rank {rank} ended with exit code {status}"
+        return Loss(rank, None, f"ended with exit code {status}")
     name = signal.Signals(-status).name
     hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
-    return f"rank {rank} was killed by {name}{hint}"
+    return Loss(rank, None, f"was killed by {name}{hint}")
 
 
-def report(failures: list[Failure], died: tuple[int, int] | None, size: int) -> str:
+def report(failures: list[Failure], losses: list[Loss], size: int) -> str:
     """The text to show for a failed job; ranks are named where not all of them say the same.
 
-    Args: failures: from read_failures; died: (rank, status) of a process that went without leaving an error; size:
-    number of processes of the job.
+    Args: failures: in the order of time; losses: of ranks that went without leaving an error, the cause if there are
+    any; size: number of processes of the job.
     """
     lines = []
-    if died is not None and (died[1] < 0 or not failures):
-        lines.append(f"error: {describe_death(*died)}")
-        causes: list[Failure] = []
+    causes: list[Failure] = []
+    if losses:
+        first = losses[0]
+        alike = [(loss.rank, loss.host) for loss in losses[1:] if loss.reason == first.reason]
+        also = f" (the same of {name_ranks(alike)})" if alike else ""
+        lines.append(f"error: {name_rank(first.rank, first.host)} {first.reason}{also}")
     else:
-        first = failures[0]
-        causes = [failure for failure in failures if failure.message == first.message]
+        cause = failures[0]
+        causes = [failure for failure in failures if failure.message == cause.message]
         where = f"{_where(causes)}: " if len(causes) < size else ""
-        lines.append(f"{first.trace or ''}error: {where}{first.message}")
+        lines.append(f"{cause.trace or ''}error: {where}{cause.message}")
     told = {failure.message for failure in causes}
     for failure in failures:
         if failure.message not in told:
@@ -72,11 +101,28 @@ def report(failures: list[Failure], died: tuple[int, int] | None, size: int) -> 
     return "\n".join(lines)
 
 
+def name_rank(rank: int, host: str | None) -> str:
+    """`rank 3 on node2`, without a host on one machine."""
+    return f"rank {rank}" if host is None else f"rank {rank} on {host}"
+
+
+def name_ranks(places: list[tuple[int, str | None]]) -> str:
+    """`rank 0 on node1, ranks 2, 3 on node2`; their number where there are many."""
+    if len(places) > _MOST_NAMED:
+        return f"{len(places)} ranks"
+    hosts: dict[str | None, list[int]] = {}
+    for rank, host in sorted(places, key=lambda place: place[0]):
+        hosts.setdefault(host, []).append(rank)
+    parts = []
+    for host, ranks in hosts.items():
+        plural = "s" if len(ranks) > 1 else ""
+        where = f" on {host}" if host is not None else ""
+        parts.append(f"rank{plural} {', '.join(map(str, ranks))}{where}")
+    return ", ".join(parts)
+
+
 def _where(same: list[Failure]) -> str:
-    ranks = sorted(failure.rank for failure in same)
-    if len(ranks) == 1:
-        return f"rank {ranks[0]}"
-    return f"ranks {', '.join(map(str, ranks))}" if len(ranks) < 9 else f"{len(ranks)} ranks"
+    return name_ranks([(failure.rank, failure.host) for failure in same])
 
 
 def _shortened(failure: Failure) -> str:

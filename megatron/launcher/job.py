@@ -29,7 +29,8 @@ class Job:
     owns_interrupt: Ctrl-C is for the script, which has a conversation on the terminal, not a wish to end the job;
     launcher, launcher_args: what starts the processes of several hosts; checks_ssh: see first whether they can be
     reached; trackers: experiment trackers that the hosts need the environment variables of; keys: what their packages
-    would find on this machine only.
+    would find on this machine only; patience: seconds without progress that are a stall, 0 for no limit;
+    restarts: how often it has been started again.
     """
 
     script: str
@@ -45,6 +46,8 @@ class Job:
     checks_ssh: bool = True
     trackers: tuple[str, ...] = ()
     keys: dict[str, str] = field(default_factory=dict, repr=False)
+    patience: float = 0.0
+    restarts: int = 0
 
     @property
     def size(self) -> int:
@@ -107,6 +110,8 @@ def resolve(args: Any, arguments: list[str]) -> Job:
         checks_ssh=not args.no_ssh_check and args.launcher not in PLACED_BY_SCHEDULER,
         trackers=tuple(name for name in ("wandb", "comet") if getattr(args, f"use_{name}")),
         keys={"WANDB_API_KEY": key} if args.use_wandb and (key := get_wandb_api_key(args)) else {},
+        # A person may take any time to type.
+        patience=0.0 if args.text_gen_type == "interactive" else args.watchdog_timeout,
     )
     if pool and job.size != args.global_num_gpus:
         raise LaunchError(

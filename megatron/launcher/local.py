@@ -6,7 +6,6 @@ heavy and speaks the same protocol: torchrun-style environment variables, --loca
 
 import ctypes
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from megatron.common.console import print_rank_0
 from megatron.common.errors import COME_AGAIN, ERROR_DIR_VARIABLE
-from megatron.launcher.failures import exit_code, read_failures, report
+from megatron.launcher.coordinator import Coordinator
+from megatron.launcher.failures import Outcome, death, exit_code, read_failures, report
 from megatron.launcher.job import Job
 from megatron.launcher.worker_environment import worker_environment
 
@@ -31,15 +31,15 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
-def run_local(job: Job) -> int:
+def run_local(job: Job) -> Outcome:
     """Run a local job to its end.
 
-    A worker that fails ends the job: the others are ended too and its error is shown once. SIGINT, SIGTERM and SIGHUP
-    are passed on, and the workers are given all the time they need to finish their step and save; a second one kills.
-    SIGUSR1 and SIGUSR2 are passed on, however often they come.
+    A worker that fails ends the job: the others are ended too and its error is shown once. So does a stall
+    (job.patience). SIGINT, SIGTERM and SIGHUP are passed on, and the workers are given all the time they need to finish
+    their step and save; a second one kills. SIGUSR1 and SIGUSR2 are passed on, however often they come.
 
-    Returns: 0; COME_AGAIN if the workers ask for another start; or the exit code of the worker that failed first
-    (128 + signal for one killed by a signal).
+    Returns: code 0; COME_AGAIN if the workers ask for another start; the exit code of the worker that failed first
+    (128 + signal for one killed by a signal); or 1 after a stall.
     """
     with tempfile.TemporaryDirectory(prefix="neox_errors_") as folder:
         return _Watch(job, Path(folder)).run()
@@ -54,23 +54,26 @@ class _Watch:
         self._processes: list[subprocess.Popen] = []
         self._signals = 0
         self._wake_reader, self._wake_writer = os.pipe()
+        self._coordinator = Coordinator(job)
 
-    def run(self) -> int:
+    def run(self) -> Outcome:
         """Start all, wait for all."""
         restore = self._install_handlers()
         try:
             for index in range(self._job.size):
                 if self._signals:
-                    return 128 + signal.SIGINT
+                    return Outcome(128 + signal.SIGINT)
                 self._processes.append(self._start(index))
             return self._wait()
         finally:
             self._kill_all()
+            self._coordinator.close()
             restore()
 
     def _start(self, index: int) -> subprocess.Popen:
         environment = worker_environment(self._job, index, os.environ)
         environment[ERROR_DIR_VARIABLE] = str(self._errors)
+        environment |= self._coordinator.environment()
         command = [sys.executable, "-u", self._job.script, f"--local_rank={index}", *self._job.arguments]
         return subprocess.Popen(
             command,
@@ -81,27 +84,32 @@ class _Watch:
             preexec_fn=die_with_parent(os.getpid()),
         )
 
-    def _wait(self) -> int:
+    def _wait(self) -> Outcome:
         while True:
             codes = [code for code in self._codes().values() if code is not None]
+            if self._coordinator.stall:
+                sys.stderr.write(f"error: {self._coordinator.stall}\n")
+                return Outcome(1, may_recover=not self._signals)
             if any(code not in (0, COME_AGAIN) for code in codes) or read_failures(self._errors):
-                return self._fail()
+                self._settle()
+                # A rank that is stuck within C has ended by itself, and the others are being asked where they are.
+                if not self._coordinator.asks:
+                    return self._fail()
             if len(codes) == self._job.size:
-                return max(codes)
+                return Outcome(max(codes))
             if self._signals > 1:
-                return 128 + signal.SIGINT
+                return Outcome(128 + signal.SIGINT)
             self._sleep(POLL_SECONDS)
 
     def _codes(self) -> dict[int, int | None]:
         return {rank: process.poll() for rank, process in enumerate(self._processes)}
 
-    def _fail(self) -> int:
-        """End the job and show why. Called when the first failure is seen.
+    def _fail(self) -> Outcome:
+        """End the job and show why.
 
         The other ranks are not asked politely: none of them can go on without the failed one, and what they have put
         on disk is whole at any moment.
         """
-        self._settle()
         failures = read_failures(self._errors)
         told = {failure.rank for failure in failures}
         silent = {rank: code for rank, code in self._codes().items() if code and rank not in told}
@@ -111,11 +119,14 @@ class _Watch:
         code = exit_code(first[1] if first else 1)
         self._kill_all()
         if not (self._signals and code in (128 + signal.SIGINT, 128 + signal.SIGTERM)):
-            sys.stderr.write(report(failures, died, self._job.size) + "\n")
-        return code
+            losses = [death(*first)] if first else []
+            sys.stderr.write(report(failures, losses, self._job.size) + "\n")
+        mistaken = not first and failures[0].mistake
+        return Outcome(code, may_recover=not mistaken and not self._signals)
 
     def _settle(self) -> None:
-        """Give ranks that met the same error the time to say so."""
+        """Give ranks that met the same error the time to say so. Called when the first failure is seen."""
+        self._coordinator.serve(0.0)
         end = time.monotonic() + SETTLE_SECONDS
         while (left := end - time.monotonic()) > 0 and self._signals < 2:
             told = {failure.rank for failure in read_failures(self._errors)}
@@ -125,7 +136,7 @@ class _Watch:
 
     def _sleep(self, seconds: float) -> None:
         """Until a process ends, a signal arrives, or the time is over."""
-        if select.select([self._wake_reader], [], [], seconds)[0]:
+        if self._coordinator.serve(seconds, self._wake_reader):
             os.read(self._wake_reader, 1024)
 
     def _install_handlers(self) -> Callable[[], None]:

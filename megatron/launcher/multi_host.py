@@ -1,37 +1,48 @@
 """Jobs on several hosts: the program that starts their processes is started here and waited for."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from megatron.common.console import print_rank_0
+from megatron.common.errors import COME_AGAIN
+from megatron.launcher.coordinator import Coordinator
 from megatron.launcher.exports import exports, inherited
-from megatron.launcher.failures import exit_code
-from megatron.launcher.job import Job
+from megatron.launcher.failures import Outcome, exit_code, name_ranks, report
+from megatron.launcher.job import PLACED_BY_SCHEDULER, Job
 from megatron.launcher.jsrun import jsrun_command
-from megatron.launcher.local import die_with_parent
+from megatron.launcher.local import POLL_SECONDS, SETTLE_SECONDS, die_with_parent
 from megatron.launcher.srun import srun_command
 
 # Where the starter finds this package, from whatever folder the user types.
 _PROJECT = Path(__file__).resolve().parents[2]
+END_SECONDS = 5.0  # for the ranks, then for the starter, to end by themselves
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_multi_host(job: Job, extra: Mapping[str, str] | None = None) -> int:
+def run_multi_host(job: Job, extra: Mapping[str, str] | None = None) -> Outcome:
     """Run a job on several hosts to its end.
 
+    A process that fails, dies or is cut off ends the job: its host and rank are named, and the others end themselves
+    (megatron/common/lifeline.py). So does a stall (job.patience). The first SIGINT, SIGTERM or SIGHUP lets the
+    processes finish their step and save; a second one ends them. SIGUSR1 lets them ask for another start besides.
+
     Args: extra: further environment variables of the processes.
-    Returns: the exit code of the program behind `launcher`, 128 + signal for one killed by a signal.
+    Returns: the exit code of the program behind `launcher`, 128 + signal for one killed by a signal; COME_AGAIN if the
+    processes ask for another start; 1 for a failure that it did not see.
     Raises: LaunchError for a bad .deepspeed_env.
     """
-    given = exports(job) | (extra or {})
-    with tempfile.TemporaryDirectory(prefix="neox_hosts_") as folder:
+    coordinator = Coordinator(job)
+    given = exports(job) | (extra or {}) | coordinator.environment()
+    with tempfile.TemporaryDirectory(prefix="neox_hosts_") as folder, contextlib.closing(coordinator):
         process = subprocess.Popen(
             starter_command(job, given, Path(folder)),
             # A scheduler's own starter carries this whole environment to the hosts.
@@ -40,7 +51,7 @@ def run_multi_host(job: Job, extra: Mapping[str, str] | None = None) -> int:
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),
         )
-        return _wait(process)
+        return _Watch(job, coordinator, process).run()
 
 
 def starter_command(job: Job, given: Mapping[str, str], folder: Path) -> list[str]:
@@ -61,26 +72,120 @@ def starter_command(job: Job, given: Mapping[str, str], folder: Path) -> list[st
     return [sys.executable, "-m", "megatron.launcher.host_commands", str(request)]
 
 
-def _wait(process: subprocess.Popen) -> int:
-    """Until the program ends; what would end us ends it."""
+class _Watch:
+    """The starter's process, and the ranks as the coordinator sees them."""
 
-    def forward(number: int, frame: object) -> None:
-        print_rank_0(f"{signal.Signals(number).name}: ending the processes of all hosts")
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+    def __init__(self, job: Job, coordinator: Coordinator, process: subprocess.Popen):
+        self._job, self._coordinator, self._process = job, coordinator, process
+        self._signals: list[int] = []
+        self._told = 0
 
-    restore = _handle(forward)
+    def run(self) -> Outcome:
+        """Until the starter or the job ends."""
+        restore = self._install_handlers()
+        try:
+            while self._process.poll() is None and not self._coordinator.in_trouble:
+                self._coordinator.serve(POLL_SECONDS)
+                if self._told < len(self._signals) and not self._pass_on():
+                    return Outcome(128 + signal.SIGINT)
+            # What the others have to say, and the words of those whose starter was faster than they.
+            self._coordinator.serve(SETTLE_SECONDS if self._coordinator.in_trouble else POLL_SECONDS)
+            while self._coordinator.asks and not self._coordinator.stall:
+                self._coordinator.serve(POLL_SECONDS)
+            if self._coordinator.in_trouble:
+                return self._fail()
+            return self._end_of_starter()
+        finally:
+            self._end_all()
+            restore()
+
+    def _end_of_starter(self) -> Outcome:
+        if self._coordinator.comes_again:
+            return Outcome(COME_AGAIN)
+        code = exit_code(self._process.wait())
+        if code == 0 or self._signals:
+            return Outcome(code)
+        missing = [
+            (rank, host) for rank, host in enumerate(_host_by_rank(self._job)) if self._is_missing(rank)
+        ]
+        who = f", and {name_ranks(missing)} did not start" if missing else ""
+        sys.stderr.write(
+            f"error: {self._job.launcher} ended with exit code {code}{who}; its own words stand above\n"
+        )
+        return Outcome(code, may_recover=True)
+
+    def _is_missing(self, rank: int) -> bool:
+        return rank in self._coordinator.missing
+
+    def _fail(self) -> Outcome:
+        failures, losses = list(self._coordinator.failures), list(self._coordinator.losses)
+        self._end_all()  # Whose last words shall not hide ours.
+        if self._signals:
+            return Outcome(128 + self._signals[0])
+        if losses or failures:
+            # What others say about the connection to a rank that has died is no news.
+            sys.stderr.write(report([] if losses else failures, losses, self._job.size) + "\n")
+        else:
+            sys.stderr.write(f"error: {self._coordinator.stall}\n")
+        mistaken = not losses and bool(failures) and failures[0].mistake
+        return Outcome(1, may_recover=not mistaken)
+
+    def _end_all(self) -> None:
+        """The ranks end themselves, and with them the starter. One that waits for a host which does not answer is
+        killed, and so is what it has started here."""
+        if self._process.poll() is None:
+            self._coordinator.tell_all("end")
+        # Schedulers must be told, or they would keep what they have started; mpirun does not take it well.
+        asked = (signal.SIGTERM,) if self._job.launcher in PLACED_BY_SCHEDULER else ()
+        for number in (None, *asked, signal.SIGKILL):
+            if number is not None:
+                for process in _family(self._process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, number)
+            end = time.monotonic() + END_SECONDS
+            while self._process.poll() is None and time.monotonic() < end:
+                self._coordinator.serve(POLL_SECONDS)
+        self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _pass_on(self) -> bool:
+        """Returns: whether the job may go on for a while."""
+        number = self._signals[self._told]
+        self._told += 1
+        name = signal.Signals(number).name
+        if number in (signal.SIGUSR1, signal.SIGUSR2):
+            self._coordinator.tell_all("later" if number == signal.SIGUSR1 else "stop")
+            return True
+        polite = sum(each in _FORWARDED for each in self._signals) == 1 and bool(self._coordinator.present)
+        if polite:
+            print_rank_0(f"{name}: waiting for the processes to stop; again to end them at once")
+            self._coordinator.tell_all("stop")
+        return polite
+
+    def _install_handlers(self) -> Callable[[], None]:
+        previous = {
+            number: signal.signal(number, lambda number, frame: self._signals.append(number))
+            for number in (*_FORWARDED, signal.SIGUSR1, signal.SIGUSR2)
+        }
+
+        def restore() -> None:
+            for number, before in previous.items():
+                signal.signal(number, before)
+
+        return restore
+
+
+def _host_by_rank(job: Job) -> list[str]:
+    return [host for host, slots in job.hosts.items() for _ in slots]
+
+
+def _family(pid: int) -> list[int]:
+    """A process and those it has started, directly or not."""
+    import psutil
+
     try:
-        return exit_code(process.wait())
-    finally:
-        restore()
-
-
-def _handle(handler: Callable[[int, object], None]) -> Callable[[], None]:
-    previous = {number: signal.signal(number, handler) for number in _FORWARDED}
-
-    def restore() -> None:
-        for number, before in previous.items():
-            signal.signal(number, before)
-
-    return restore
+        root = psutil.Process(pid)
+        return [pid, *(child.pid for child in root.children(recursive=True))]
+    except psutil.Error:
+        return []

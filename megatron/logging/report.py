@@ -10,6 +10,7 @@ import torch
 from megatron import mpu
 from megatron.common import device
 from megatron.common.console import human_duration, print_rank_0, warn
+from megatron.common.lifeline import restarts_so_far
 from megatron.logging.experts import balance_metrics
 from megatron.logging.flops import (
     hardware_flops_per_iteration,
@@ -223,3 +224,15 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+def tags_of_start(neox_args, seconds: float) -> dict[str, float]:
+    """What every start of a run logs first; an iteration above 0 says that the run goes on.
+
+    Args: seconds: since the process began.
+    """
+    return {
+        "runtime/devices": neox_args.world_size,
+        "runtime/startup_time": seconds,
+        "runtime/restarts": restarts_so_far(),
+    }

@@ -337,6 +337,17 @@ class NeoXArgs(
             carried,
         ]
 
+    def resuming_arguments(self) -> list[str]:
+        """worker_arguments of a run that goes on from the newest checkpoint in `save`, wherever this one began."""
+        onwards = {
+            "load": self.save,
+            "iteration": None,
+            "finetune": False,
+            "no_load_optim": False,
+            "no_load_rng": False,
+        }
+        return type(self).from_dict({**self.handover(), **onwards}).worker_arguments()
+
     def get_deepspeed_main_args(self) -> list[str]:
         """Command line of DeepSpeed's launcher that starts user_script with this configuration."""
         return [*command_line.launcher_options(self), str(self.user_script), *self.worker_arguments()]

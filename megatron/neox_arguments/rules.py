@@ -10,6 +10,7 @@ from megatron.neox_arguments import (
     experts,
     mlp_sizes,
     profiling,
+    restart_options,
     rope_scaling,
     schedule_options,
     serving,
@@ -77,6 +78,8 @@ NOT_NEGATIVE = (
     "maximum_tokens",
     "num_samples",
     "iteration",
+    "watchdog_timeout",
+    "max_restarts",
 )
 PROBABILITIES = ("attention_dropout", "hidden_dropout", "top_p", "rotary_pct", "warmup")
 
@@ -466,6 +469,7 @@ for _keys, _problems in (
     (experts.KEYS, experts.problems),
     (MUP_KEYS, mup_problems),
     (profiling.KEYS, profiling.problems),
+    (restart_options.KEYS, restart_options.problems),
     (schedule_options.KEYS, schedule_options.problems),
     (serving.KEYS, serving.problems),
 ):

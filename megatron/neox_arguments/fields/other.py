@@ -68,6 +68,13 @@ class NeoXArgsOther(NeoXArgsTemplate):
     do_test: bool | None = runtime()
     """Whether there is test data."""
 
+    watchdog_timeout: float = 1200.0
+    """Seconds without progress of any process (a micro batch, a part of a checkpoint, a part of the start-up) after
+    which the job counts as stalled: the stacks of the slowest ranks are printed and the job ends. 0 waits forever."""
+
+    max_restarts: int = 0
+    """How often the launcher starts a failed job again, from its newest checkpoint in save."""
+
     global_num_gpus: int | None = None
     """Number of devices (processes) of the whole job. Unset: WORLD_SIZE, the hostfile, num_gpus or
     this machine tell."""

@@ -53,7 +53,12 @@ def test_under_a_launcher_the_error_is_left_in_a_file_and_the_connections_stay_o
     process = start('raise ConfigError("bad")', RANK="1", WORLD_SIZE="2", NEOX_ERROR_DIR=str(tmp_path))
     told = tmp_path / "rank_1.json"
     assert wait_for(told.exists)
-    assert json.loads(told.read_text()) == {"rank": 1, "message": "bad", "traceback": None}
+    assert json.loads(told.read_text()) == {
+        "rank": 1,
+        "message": "bad",
+        "traceback": None,
+        "mistake": True,
+    }
     assert process.poll() is None
     # The handler is in place a moment after the file.
     assert wait_for(lambda: process.terminate() or process.poll() is not None)

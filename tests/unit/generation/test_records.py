@@ -46,6 +46,18 @@ def test_a_prompt_without_room_gets_a_message_and_spoils_nothing_else():
     assert "16 tokens" in records[1]["message"] and "40 tokens" in records[2]["message"]
 
 
+def test_a_text_that_only_the_end_of_the_sequence_cuts_off_says_so():
+    records = generate_samples_from_prompt(toy_args(), SuccessorModel(), ["abcdefgh", "x"], maximum_tokens=10)
+    assert (records[0]["text"], records[0]["finished"]) == ("ijklmnop", False)
+    assert "seq_length=16" in records[0]["message"] and "maximum_tokens=10" in records[0]["message"]
+    filled = generate_samples_from_prompt(toy_args(), SuccessorModel(), "abcdefgh", maximum_tokens=8)
+    assert (filled[0]["length"], filled[0]["message"]) == (8, None)
+    ended = generate_samples_from_prompt(
+        toy_args(), SuccessorModel(), "abc", eos_token_id=5, maximum_tokens=14
+    )
+    assert (ended[0]["text"], ended[0]["finished"], ended[0]["message"]) == ("de", True, None)
+
+
 def test_tokens_without_text_give_a_message_instead_of_a_crash():
     (record,) = generate_samples_from_prompt(toy_args(), SuccessorModel(), "y", maximum_tokens=3)
     assert (record["text"], record["length"]) == (None, 3)

@@ -14,7 +14,7 @@ import sys
 from megatron.launcher import Job, run_local
 hosts = {{"localhost": list(range({size}))}}
 job = Job({script!r}, {arguments!r}, hosts, True, False, "127.0.0.1", 29500, {conversation})
-sys.exit(run_local(job))
+sys.exit(run_local(job).code)
 """
 # A worker that fails as the entry scripts do.
 WORKER_HEAD = """

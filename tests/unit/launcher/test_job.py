@@ -17,7 +17,7 @@ def args(**changes) -> SimpleNamespace:
     keys = dict.fromkeys(("hostfile", "include", "exclude", "num_gpus", "master_addr", "text_gen_type"))
     keys |= dict.fromkeys(("launcher_args", "comment", "account", "use_wandb", "use_comet"))
     keys |= {"num_nodes": -1, "master_port": 29500, "force_multi": False, "global_num_gpus": 1}
-    keys |= {"launcher": "pdsh", "no_ssh_check": False}
+    keys |= {"launcher": "pdsh", "no_ssh_check": False, "watchdog_timeout": 0.0}
     return SimpleNamespace(**{**keys, "user_script": __file__, **changes})
 
 
