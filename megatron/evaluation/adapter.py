@@ -14,6 +14,7 @@ from megatron.evaluation.team import Team
 from megatron.evaluation.texts import Question, TextCoder
 from megatron.evaluation.worker import Continuations, Worker
 from megatron.generation.records import is_writer
+from megatron.neox_arguments.features import refusals
 
 LM = require("lm_eval.api.model", "eval", "eval_tasks").LM
 
@@ -144,8 +145,6 @@ class EvalHarnessAdapter(LM):
         if options["max_gen_toks"] > longest:
             warn(f"a task asks for {options['max_gen_toks']} new tokens, seq_length has room for {longest}")
             options["max_gen_toks"] = longest
-        # A text that the end-of-document token would end must not go on behind it.
-        options["until"].append(self.neox_args.tokenizer.detokenize([self.eot_token_id]))
         return options
 
     def _template(self) -> ChatTemplate:
@@ -182,12 +181,13 @@ class EvalHarnessAdapter(LM):
             num_fewshot: examples before each question, except where a task fixes 0; None: eval_num_fewshot, else the
                 tasks' own.
             bootstrap_iters: draws for standard errors that have no formula; 0: no standard errors at all.
-            use_cache: keep keys and values while generating.
+            use_cache: keep keys and values while generating, where the model can and `recompute` is not set.
             name: of the model, in the results.
             limit: documents per task, or below 1 their share; None: eval_limit, else all.
         Returns: what lm_eval's evaluator returns, with `config` of this run and `git_hash`, on all ranks.
         """
-        self._worker.use_cache = use_cache
+        recomputes = self.neox_args.recompute or any(refusals(self.neox_args, cached=True))
+        self._worker.use_cache = use_cache and not recomputes
         training = self.model.module.training
         if self.neox_args.eval_apply_chat_template:
             self._template()  # told before anything is loaded

@@ -26,6 +26,7 @@ from megatron.common.optional import require
 from tools.benchmarks.table import print_table
 
 LENGTH, VOCABULARY = 256, 4096
+NEW_TEXT = {"until": ["\n\n\n"], "max_gen_toks": 32}
 
 
 def texts(count: int, characters: int) -> list[str]:
@@ -65,7 +66,7 @@ def requests() -> dict[str, list]:
         "whole texts": ("loglikelihood_rolling", [(text,) for text in texts(48, 1500)]),
         "generation, 32 tokens": (
             "generate_until",
-            [(text[:100 + 10 * n], {"until": ["\n\n\n"], "max_gen_toks": 32}) for n, text in enumerate(documents[:32])],
+            [(text[: 200 + 37 * n % 240], dict(NEW_TEXT)) for n, text in enumerate(documents)],
         ),
     }  # fmt: skip
 
