@@ -41,6 +41,8 @@ EXTRAS["dev"] = [
     *EXTRAS["s3"],
     *EXTRAS["plot"],
     *EXTRAS["eval"],
+    *EXTRAS["wandb"],
+    *EXTRAS["comet"],
     "accelerate>=0.26",  # with peft, for lm_eval's own model, which ours is compared with
     "peft>=0.10",
     "moto[server]>=5",  # a server that speaks S3's language
