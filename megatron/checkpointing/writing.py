@@ -10,7 +10,6 @@ from typing import BinaryIO, TypeVar
 import torch
 
 from megatron.checkpointing.checksum import crc32
-
 from megatron.common import activity
 
 ATTEMPTS = 3
