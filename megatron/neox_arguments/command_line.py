@@ -42,6 +42,8 @@ def deepy_parser() -> argparse.ArgumentParser:
     keys.add_argument("--eval_tasks", nargs="+", help="evaluation tasks")
     keys.add_argument("--iteration", type=int, help="iteration of the checkpoint to load")
     keys.add_argument("--eval_results_prefix", help="start of the results file's name")
+    for name, what in (("profile", "trace some iterations"), ("memory_profiling", "record CUDA's allocator")):
+        keys.add_argument(f"--{name}", action="store_true", default=None, help=what)
     keys.add_argument("-H", "--hostfile", help="file of machines")
     keys.add_argument("-i", "--sample_input_file", help="file of prompts")
     keys.add_argument("-o", "--sample_output_file", help="file of generated texts")

@@ -93,6 +93,19 @@ def test_samples_of_one_run_differ_and_a_second_run_repeats_them():
     assert texts == [(record["text"], record["message"]) for record in second]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_a_prompt_is_continued_alike_alone_and_beside_longer_and_shorter_ones(temperature):
+    prompts = ["abcdef", "x", "bcd", "mn"]
+    options = {"temperature": temperature, "maximum_tokens": 6, "stop_tokens": [[30], [5, 6]]}
+
+    def texts(rows):
+        args = toy_args(train_micro_batch_size_per_gpu=rows)
+        records = generate_samples_from_prompt(args, SuccessorModel(), prompts, **options)
+        return [(record["text"], record["length"], record["finished"]) for record in records]
+
+    assert texts(4) == texts(3) == texts(1)
+
+
 def test_the_output_file_has_one_line_per_prompt_and_a_default_name(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("ab\n\n  cd \nef\n")
