@@ -138,7 +138,7 @@ class Coordinator:
 
     def close(self) -> None:
         """Close every connection; workers that are still there end themselves."""
-        for key in list(self._selector.get_map().values()):
+        for key in list((self._selector.get_map() or {}).values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
 
@@ -197,9 +197,10 @@ class Coordinator:
         del self._guests[guest.connection.fileno()]
         self._selector.modify(guest.wire, selectors.EVENT_READ, member)
         # Thousands of ranks speak more rarely each.
-        guest.wire.send(
-            {"kind": "welcome", "interval": max(2.0, self._size / 500), "patience": self._patience}
-        )
+        interval = max(2.0, self._size / 500)
+        if self._patience:
+            interval = min(interval, self._patience / 4)
+        guest.wire.send({"kind": "welcome", "interval": interval, "patience": self._patience})
 
     def _dismiss(self, guest: _Guest) -> None:
         self._guests.pop(guest.connection.fileno(), None)
