@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Host, cluster
-from tests.cluster.jobs import LAYOUTS, STEPS, losses, variables, write_hostfile, write_job
+from tests.cluster.jobs import LAYOUTS, variables, write_hostfile, write_job
 from tests.common.components import needs_program
 from tests.common.runs import REPOSITORY, prepare_corpus
 
@@ -33,9 +33,11 @@ def main():
     temporary = Path(__file__).with_name(f"{args.launcher}_{args.rank}.tmp")
     temporary.write_text(socket.gethostname())
     temporary.rename(temporary.with_suffix(".here"))
-    while not Path(__file__).with_name("stall").exists() or args.rank == 0:
+    while not Path(__file__).with_name("stall").exists():
         beat("waiting", 3)
         time.sleep(0.05)
+    if args.rank == 0:
+        beat("waiting", 4)
     forgets_to_go_on()
 
 run_main(main)
@@ -69,12 +71,14 @@ class Running:
             assert self._process.poll() is None, self._shown.read_text()
             time.sleep(0.02)
 
+    def shown(self) -> str:
+        return self._shown.read_text()
+
     def errors(self) -> list[str]:
         """Wait for the end, which must be a failure. Returns: the lines that say why."""
         code = self._process.wait(LIMIT)
-        shown = self._shown.read_text()
-        assert code != 0, shown
-        return [line for line in shown.splitlines() if line.startswith("error:")]
+        assert code != 0, self.shown()
+        return [line for line in self.shown().splitlines() if line.startswith("error:")]
 
 
 def kill_worker(host: Host, script: str) -> None:
@@ -98,10 +102,10 @@ def test_a_training_whose_worker_is_killed_goes_on_by_itself(hosts, tmp_path):
         "data_path": data,
         "hostfile": listed,
         "save": str(folder),
-        "checkpoint_factor": 5,
+        "checkpoint_factor": 40,
         "max_restarts": 3,
     }
-    long = {"train_iters": 4000, "lr_decay_iters": 4000, "exit_interval": 1000, "keep_last_n_checkpoints": 2}
+    long = {"train_iters": 240, "lr_decay_iters": 240, "keep_last_n_checkpoints": 2}
     config = write_job(tmp_path, "job", **settings, **long, **LAYOUTS["dp2"])
     command = [sys.executable, REPOSITORY / "deepy.py", REPOSITORY / "train.py", config]
     with (tmp_path / "out").open("w") as output:
@@ -149,27 +153,27 @@ def test_a_host_that_is_cut_off_ends_the_jobs_on_both_sides(hosts, tmp_path):
 
 def test_a_stall_on_another_host_is_shown_with_its_stack(hosts, tmp_path):
     needs_program(OPENMPI[1])
+    job = Running(hosts, tmp_path, OPENMPI[0], watchdog_timeout=5)
     (tmp_path / "stall").touch()
-    job = Running(hosts, tmp_path, OPENMPI[0], watchdog_timeout=3)
-    (tmp_path / "openmpi_0.here").unlink()
-    assert job.errors() == []
+    (error,) = job.errors()
+    assert error == (
+        "error: nothing was finished for 5 s (watchdog_timeout): rank 1 on node2 does not go on (iteration 3, "
+        "waiting); rank 0 on node1 waits (iteration 4, waiting)"
+    )
+    assert "in forgets_to_go_on\n    time.sleep(1000)" in job.shown()
     assert_nothing_is_left(hosts)
 
 
 def test_a_port_in_use_is_named_by_the_rank_that_wanted_it(hosts, tmp_path):
-    listen = (
-        "import socket; s = socket.create_server(('', 4567)); print('up', flush=True); s.accept()[0].recv(1)"
-    )
-    other = hosts[0].start([sys.executable, "-c", listen])
-    data = prepare_corpus(tmp_path, 20)
+    listen = "import socket, time; s = socket.create_server(('', 4567), backlog=100); time.sleep(1000)"
+    hosts[0].start([sys.executable, "-c", listen])
     listed = write_hostfile(tmp_path, "node1 slots=1", "node2 slots=1")
-    config = write_job(tmp_path, "job", data_path=data, hostfile=listed, master_port=4567, **LAYOUTS["dp2"])
-    done = hosts[0].run(
-        [sys.executable, REPOSITORY / "deepy.py", REPOSITORY / "train.py", config],
-        tmp_path, variables(), check=False, timeout=LIMIT,
-    )  # fmt: skip
+    settings = {"data_path": prepare_corpus(tmp_path, 20), "hostfile": listed, "master_port": 4567}
+    config = write_job(tmp_path, "job", **settings, **LAYOUTS["dp2"])
+    command = [sys.executable, REPOSITORY / "deepy.py", REPOSITORY / "train.py", config]
+    done = hosts[0].run(command, tmp_path, variables(), check=False, timeout=LIMIT)
     assert done.returncode != 0
-    other.kill()
-    hosts[0].kill_all()
     assert done.stderr == ""
+    (other,) = hosts[0].processes()
+    os.kill(other, 9)
     assert_nothing_is_left(hosts)
