@@ -115,8 +115,8 @@ def resolve(args: Any, arguments: list[str]) -> Job:
     )
     if pool and job.size != args.global_num_gpus:
         raise LaunchError(
-            f"the configuration is for global_num_gpus={args.global_num_gpus}, but {job.size} slots are available; "
-            f"change global_num_gpus, num_gpus or the hostfile"
+            f"the configuration is for global_num_gpus={args.global_num_gpus}, but {job.size} slots are available "
+            f"({', '.join(f'{host} {len(slots)}' for host, slots in pool.items())}); change global_num_gpus, num_gpus or the hostfile"
         )
     return job
 

@@ -173,7 +173,20 @@ def test_a_port_in_use_is_named_by_the_rank_that_wanted_it(hosts, tmp_path):
     command = [sys.executable, REPOSITORY / "deepy.py", REPOSITORY / "train.py", config]
     done = hosts[0].run(command, tmp_path, variables(), check=False, timeout=LIMIT)
     assert done.returncode != 0
-    assert done.stderr == ""
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert error.startswith("error: rank 0 on node1: the processes cannot meet at node1:4567 (")
+    assert error.endswith("another job may use the port; choose another master_port")
     (other,) = hosts[0].processes()
     os.kill(other, 9)
     assert_nothing_is_left(hosts)
+
+
+def test_slots_and_ssh_that_are_not_there_keep_the_job_from_starting(hosts, tmp_path):
+    job = Running(hosts, tmp_path, "pdsh", begins=False, global_num_gpus=3)
+    (error,) = job.errors()
+    assert "is for global_num_gpus=3, but 2 slots are available (node1 1, node2 1)" in error
+    hosts[1].stop_ssh()
+    (error,) = Running(hosts, tmp_path, "pdsh", begins=False).errors()
+    assert error.startswith("error: host 'node2' cannot be reached through ssh: ")
+    assert not list(tmp_path.glob("*.here"))
+    assert [host.processes() for host in hosts] == [{}, {}]
