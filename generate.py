@@ -19,18 +19,14 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
         "unconditional": generate_unconditional,
         "input-file": generate_from_file,
         "interactive": generate_interactive,
-    }.get(neox_args.text_gen_type)
-    if generate is None:
-        raise ConfigError(
-            f"text_gen_type={neox_args.text_gen_type!r} cannot be generated: "
-            "choose unconditional, input-file or interactive"
-        )
+        "precompute": precompute,
+    }[neox_args.text_gen_type]
     generate(neox_args, model)
     shut_down()
 
 
 def sampling_options(neox_args) -> dict:
-    """The config's sampling keys, as the generate_samples_* functions take them."""
+    """The config's sampling keys, as all generate_samples_* functions take them."""
     keys = ("maximum_tokens", "recompute", "temperature", "top_k", "top_p")
     return {key: getattr(neox_args, key) for key in keys}
 
@@ -48,6 +44,7 @@ def generate_unconditional(neox_args, model) -> None:
         model,
         number_of_samples=neox_args.num_samples,
         output_file=neox_args.sample_output_file,
+        return_logits=neox_args.return_logits,
         **sampling_options(neox_args),
     )
 
@@ -62,6 +59,7 @@ def generate_from_file(neox_args, model) -> None:
         model,
         input_file=neox_args.sample_input_file,
         output_file=neox_args.sample_output_file,
+        return_logits=neox_args.return_logits,
         prompt_end=neox_args.prompt_end,
         **sampling_options(neox_args),
     )
@@ -73,6 +71,12 @@ def generate_interactive(neox_args, model) -> None:
     generate_samples_interactive(
         neox_args, model, prompt_end=neox_args.prompt_end, **sampling_options(neox_args)
     )
+
+
+def precompute(neox_args, model) -> None:
+    from megatron.text_generation_utils import precompute_logits
+
+    precompute_logits(neox_args, model)
 
 
 if __name__ == "__main__":

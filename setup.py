@@ -13,6 +13,7 @@ INSTALL_REQUIRES = [
     "tqdm>=4.60",
     "pybind11>=2.11",
     "zstandard>=0.20",
+    "zlib-ng>=0.5",
     "ftfy>=6.0",
     "tensorboard>=2.14",
     "setuptools>=68",  # torch.utils.cpp_extension, which builds the optional C++ helpers
@@ -40,6 +41,8 @@ EXTRAS["dev"] = [
     *EXTRAS["s3"],
     *EXTRAS["plot"],
     *EXTRAS["eval"],
+    *EXTRAS["wandb"],
+    *EXTRAS["comet"],
     "accelerate>=0.26",  # with peft, for lm_eval's own model, which ours is compared with
     "peft>=0.10",
     "moto[server]>=5",  # a server that speaks S3's language

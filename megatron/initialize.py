@@ -54,6 +54,8 @@ def initialize_distributed(neox_args) -> None:
     import deepspeed
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
+    if device.backend(neox_args.distributed_backend) == "nccl":
+        device.check_own_device()
     device.set_device()
     _settle_deepspeed(deepspeed)
     beat("meeting the other processes")

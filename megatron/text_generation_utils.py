@@ -15,6 +15,7 @@ from megatron.generation.decoding import (
     stream_tokens,
 )
 from megatron.generation.interactive import converse
+from megatron.generation.precompute import precompute_logits
 from megatron.generation.prompts import read_prompts
 from megatron.generation.records import RecordFile, generate_records
 from megatron.generation.sampling import SamplingOptions, filter_logits
@@ -30,6 +31,7 @@ __all__ = [
     "get_batch",
     "get_logp",
     "pad_batch",
+    "precompute_logits",
     "stop_tokens_in_completion",
     "stream_tokens",
     "switch",

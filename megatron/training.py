@@ -40,7 +40,7 @@ from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
 from megatron.logging.parameters import ParameterReport
-from megatron.logging.profiler import Profiler
+from megatron.logging.profiler import Profiler, save_snapshot
 from megatron.logging.report import perplexity, tags_of_start
 from megatron.mup_substitute import mup_coord_check, save_base_shapes
 from megatron.neox_arguments.curriculum import Curriculum
@@ -60,6 +60,7 @@ __all__ = [
     "get_optimizer",
     "is_save_iter",
     "pretrain",
+    "save_snapshot",
     "setup_model_and_optimizer",
     "train",
     "train_step",

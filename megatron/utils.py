@@ -1,5 +1,6 @@
 """Public helper names of GPT-NeoX. Nothing inside the package imports this module."""
 
+import importlib.util
 import os
 import pdb
 import re
@@ -35,6 +36,7 @@ __all__ = [
     "get_total_params",
     "get_wandb_api_key",
     "init_wandb",
+    "is_bnb_available",
     "is_local_main",
     "is_mp_rank_0",
     "local_rank",
@@ -92,6 +94,11 @@ def init_wandb(neox_args) -> None:
 def local_rank() -> int:
     """Index of this process on its host."""
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+def is_bnb_available() -> bool:
+    """Whether the package of 8-bit optimizers is installed."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def is_local_main() -> bool:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megatron.common.errors import run_main  # noqa: E402
+from megatron.common.errors import NeoXError, run_main  # noqa: E402
 
 
 def main(input_args: list[str] | None = None) -> None:
     """Write the page, and pictures where they are asked for.
 
-    Raises: DataError for a folder without metrics; MissingPackageError for pictures without matplotlib.
+    Raises: DataError for a folder without metrics; NeoXError for a page that cannot be written; MissingPackageError for
+    pictures without matplotlib.
     """
     parser = argparse.ArgumentParser(description="Make a report of a run, or of several to compare them.")
     parser.add_argument(
@@ -30,9 +31,11 @@ def main(input_args: list[str] | None = None) -> None:
     from megatron.run_report.page import page
     from megatron.run_report.records import read_runs
 
-    runs = read_runs(args.runs)
     output = Path(args.output)
+    if output.exists() and not output.is_file():
+        raise NeoXError(f"--output: {output} is there and is no file; name a file, such as report.html")
     make_folder(output.parent, "--output")
+    runs = read_runs(args.runs)
     names = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     atomic_write_text(output, page(runs, args.title or names))
     print(f"{output} ({output.stat().st_size / 1e3:,.0f} kB)")

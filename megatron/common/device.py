@@ -9,10 +9,15 @@ import ctypes
 import importlib.util
 import os
 import re
+import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from megatron.common.errors import LaunchError
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +75,21 @@ def current_device() -> "torch.device":
     if not has_accelerator():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
+
+
+def check_own_device() -> None:
+    """For NCCL, which does not let processes share a device.
+
+    A process that sees a single one has been given that one, whatever its number among those of its host.
+
+    Raises: LaunchError if the host has fewer devices than processes.
+    """
+    local_rank, count = int(os.environ.get("LOCAL_RANK") or 0), accelerator_count()
+    if local_rank >= count > 1:
+        raise LaunchError(
+            f"host {socket.gethostname()!r} has {count} devices, and this is its process number {local_rank + 1}: "
+            "correct the slots of the hostfile, or num_gpus"
+        )
 
 
 def set_device() -> "torch.device":
@@ -144,13 +164,13 @@ def memory_stats() -> dict[str, float]:
     return {"allocated": resident, "max allocated": peak, "reserved": resident, "max reserved": peak}
 
 
-def new_event() -> Any:
-    """A timing event of the device, or None on CPU where the clock is enough."""
+def event_maker() -> Callable[[], Any] | None:
+    """What makes timing events of the device, or None on CPU where the clock is enough."""
     if not has_accelerator():
         return None
     import torch
 
-    return torch.cuda.Event(enable_timing=True)
+    return partial(torch.cuda.Event, enable_timing=True)
 
 
 def annotation(name: str) -> contextlib.AbstractContextManager:

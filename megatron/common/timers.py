@@ -14,6 +14,8 @@ class Timer:
         self._spans: list[tuple] = []
         self._elapsed = 0.0
         self._started = None
+        # Looked up once: it takes longer than a start and a stop.
+        self._new_event = device.event_maker()
 
     @property
     def running(self) -> bool:
@@ -51,9 +53,9 @@ class Timer:
         return total
 
     def _now(self):
-        event = device.new_event()
-        if event is None:
+        if self._new_event is None:
             return time.perf_counter()
+        event = self._new_event()
         event.record()
         return event
 

@@ -1,6 +1,7 @@
 """A model that answers: full-vocabulary logits in any layout, without DeepSpeed's engines."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from megatron.common import activity, device
 from megatron.common.errors import ConfigError
 from megatron.engine.setup import get_model
 from megatron.initialize import initialize_megatron
+from megatron.model.transformer import LAST, Places
+from megatron.mpu.linear import answering
 from megatron.mpu.state import current
 from megatron.neox_arguments import NeoXArgs
 from megatron.neox_arguments.soft_prompt import SoftPrompt
@@ -47,6 +50,7 @@ class InferenceModel:
         self._stages, self._stage = pipe.ranks, pipe.rank
         self._prompt = SoftPrompt.from_config(neox_args)
         self._generating = self._use_cache = self._begun = False
+        self._outputs = self.module.output_layers()
         modules = self.module.modules()
         self._sequence_parallel = [
             module for module in modules if getattr(module, "sequence_parallel", False)
@@ -89,20 +93,19 @@ class InferenceModel:
         self._begun = False
 
     @torch.no_grad()
-    def forward(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor | None:
+    def forward(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor, last_only: bool = False
+    ) -> torch.Tensor | None:
         """One pass through all stages; collective over the ranks of the replica.
 
-        Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens.
-        Returns: logits [b, n, V] of the padded vocabulary on the last stage, None on the others.
+        Args: tokens, position_ids: int64 [b, n], the same on all ranks; with a cache only the new tokens;
+        last_only: leave out the logits of all positions but the last.
+        Returns: logits [b, n or 1, V] of the padded vocabulary on the last stage, None on the others.
         """
-        activity.pulse()
         prompt = self._prompt_due()
-        outputs = self._run_stages(tokens, position_ids, prompt)
-        if outputs is None:
-            return None
-        if outputs.shape[-1] != self.neox_args.padded_vocab_size:
-            outputs = mpu.gather_from_model_parallel_region(outputs)
-        return outputs[:, prompt:]
+        with self._output(LAST if last_only else None, parallel=False):
+            outputs = self._run_stages(tokens, position_ids, prompt)
+        return outputs if outputs is None or last_only else outputs[:, prompt:]
 
     __call__ = forward
 
@@ -116,23 +119,30 @@ class InferenceModel:
         Returns: logits [n, V/tp] on the ranks of the last stage, None on the others.
         """
         prompt = self._prompt_due()
-        layers = self.module.output_layers()
-        before = [layer.parallel_output for layer in layers]
-        for layer in layers:
-            layer.places, layer.parallel_output = (rows, columns + prompt), True
-        try:
+        with self._output((rows, columns + prompt), parallel=True):
             return self._run_stages(tokens, position_ids, prompt)
+
+    @contextlib.contextmanager
+    def _output(self, places: Places | None, parallel: bool) -> Iterator[None]:
+        """Within the block the model puts out the logits of these places, cut over the ranks or whole."""
+        before = [layer.parallel_output for layer in self._outputs]
+        for layer in self._outputs:
+            layer.places, layer.parallel_output = places, parallel
+        try:
+            yield
         finally:
-            for layer, parallel in zip(layers, before, strict=True):
-                layer.places, layer.parallel_output = None, parallel
+            for layer, was_parallel in zip(self._outputs, before, strict=True):
+                layer.places, layer.parallel_output = None, was_parallel
 
     def _run_stages(
         self, tokens: torch.Tensor, position_ids: torch.Tensor, prompt: int
     ) -> torch.Tensor | None:
         """What the last stage puts out; None on the others."""
+        activity.pulse()
         batch, length = tokens.shape
         inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
-        outputs = self.module(inputs)
+        with answering():
+            outputs = self.module(inputs)
         if self.is_last_stage:
             return outputs
         dist.send(outputs.contiguous(), self._stages[self._stage + 1], group=mpu.get_pipe_parallel_group())

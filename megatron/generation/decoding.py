@@ -68,7 +68,7 @@ class Batch:
         start: int64 [b], length of each prompt: where its new tokens begin.
         end: int64 [b], position of the last new token that counts (end marks and stop sequences do not); -1: none.
         done: bool [b], an end mark or a stop sequence was produced.
-        closed: bool [b], done, or out of its budget of new tokens.
+        closed: by row, whether it is done, or out of its budget of new tokens.
         logits: float32 [b, maximum_tokens, V] of the new tokens as the model gave them, or None.
     """
 
@@ -76,7 +76,7 @@ class Batch:
     start: torch.Tensor
     end: torch.Tensor
     done: torch.Tensor
-    closed: torch.Tensor
+    closed: list[bool]
     logits: torch.Tensor | None
 
 
@@ -125,18 +125,20 @@ class Decoder:
         self.eos = eod if options.eos_token_id is None else options.eos_token_id
         self.stops = stop_sequences(options.stop_tokens)
         self.sampler = Sampler(options.sampling, neox_args.tokenizer.vocab_size, row_seeds)
-        padded, lengths = pad_batch([list(prompt) for prompt in prompts], eod, self.length)
-        if min(lengths) == 0:
+        self.generated: list[list[int]] = [[] for _ in prompts]
+        padded, self.starts = pad_batch([list(prompt) for prompt in prompts], eod, self.length)
+        if min(self.starts) == 0:
             raise DataError("a prompt has no tokens: give at least one, such as the end-of-document token")
-        self.position = min(lengths)
+        self.position = min(self.starts)
         self.budget = options.maximum_tokens
         if self.budget is None:
-            self.budget = max(0, self.length - max(lengths) - 1)
-        self.batch = self._new_batch(padded, lengths, neox_args.padded_vocab_size)
+            self.budget = max(0, self.length - max(self.starts) - 1)
+        self.batch = self._new_batch(padded, neox_args.padded_vocab_size)
+        self._positions = torch.arange(self.length, device=model.device).expand(len(prompts), -1)
 
-    def _new_batch(self, padded: list[list[int]], lengths: list[int], vocabulary: int) -> Batch:
-        target, rows = self.model.device, len(lengths)
-        start = torch.tensor(lengths, device=target)
+    def _new_batch(self, padded: list[list[int]], vocabulary: int) -> Batch:
+        target, rows = self.model.device, len(padded)
+        start = torch.tensor(self.starts, device=target)
         logits = None
         if self.options.return_logits:
             logits = torch.zeros(rows, self.budget, vocabulary, device=target)
@@ -145,7 +147,7 @@ class Decoder:
             start=start,
             end=torch.full_like(start, NOTHING),
             done=torch.zeros(rows, dtype=torch.bool, device=target),
-            closed=(start >= self.length) | (self.budget == 0),
+            closed=[first >= self.length or self.budget == 0 for first in self.starts],
             logits=logits,
         )
 
@@ -153,7 +155,7 @@ class Decoder:
         """Yield the (same, updated) batch after every step until all rows are closed."""
         self.model.inference_mode(use_cache=not self.options.recompute)
         seen = 0  # positions already in the cache
-        while not bool(self.batch.closed.all()):
+        while not all(self.batch.closed):
             first = 0 if self.options.recompute else seen
             logits = self._forward(first)
             seen = self.position
@@ -163,55 +165,46 @@ class Decoder:
 
     def _forward(self, first: int) -> torch.Tensor:
         """Logits [b, V] of the next position on the last stage; elsewhere an empty tensor."""
-        positions = torch.arange(first, self.position, device=self.model.device)
-        tokens = self.batch.tokens[:, first : self.position].contiguous()
-        logits = self.model(tokens, positions.expand_as(tokens).contiguous())
+        new = slice(first, self.position)
+        logits = self.model(self.batch.tokens[:, new], self._positions[:, new], last_only=True)
         return torch.empty(0, device=self.model.device) if logits is None else logits[:, -1].float()
 
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:
-        tokens = torch.empty_like(self.batch.start)
-        if self.model.is_sampler:
-            # A row that still stands in its prompt draws nothing, or its text would depend on the rows beside it.
-            tokens.copy_(self.sampler(logits, (self.batch.start <= self.position).tolist()))
-        return self.model.share(tokens)
+        if not self.model.is_sampler:
+            return self.model.share(torch.empty_like(self.batch.start))
+        # A row that still stands in its prompt draws nothing, or its text would depend on the rows beside it.
+        return self.model.share(self.sampler(logits, [first <= self.position for first in self.starts]))
 
     def _advance(self, chosen: torch.Tensor, logits: torch.Tensor) -> None:
         """Write the chosen tokens at the current position, and see which rows end there."""
         batch, position = self.batch, self.position
-        active = (batch.start <= position) & ~batch.closed
+        rows = enumerate(zip(self.starts, batch.closed, strict=True))
+        active = [row for row, (first, closed) in rows if first <= position and not closed]
         if batch.logits is not None:
             self._keep_logits(active, logits)
-        batch.tokens[:, position] = torch.where(active, chosen, batch.tokens[:, position])
-        ended = active & (chosen == self.eos)
-        batch.end[active & ~ended] = position
-        for row in self._rows_at_a_stop(active & ~ended):
-            ended[row] = True
-        batch.done |= ended
+        if active:
+            where = slice(None) if len(active) == len(self.starts) else active
+            batch.tokens[where, position] = chosen[where]
+            batch.end[where] = position
+        values = chosen.tolist()  # the only time that a step waits for the device
+        for row in active:
+            generated = self.generated[row]
+            generated.append(values[row])
+            left_out = 1 if values[row] == self.eos else matched_stop(self.stops, generated)
+            if left_out:
+                last = position - left_out
+                batch.end[row] = last if last >= self.starts[row] else NOTHING
+                batch.done[row] = True
+            batch.closed[row] = bool(left_out) or len(generated) >= self.budget or position + 1 >= self.length
         self.position += 1
-        spent = (self.position >= self.length) | (self.position - batch.start >= self.budget)
-        batch.closed |= ended | (active & spent)
 
-    def _rows_at_a_stop(self, candidates: torch.Tensor) -> list[int]:
-        """Rows whose new tokens end with a stop sequence, which is cut off their text."""
-        if not self.stops:
-            return []
-        found = []
-        for row in candidates.nonzero().flatten().tolist():
-            first = int(self.batch.start[row])
-            generated = self.batch.tokens[row, first : self.position + 1].tolist()
-            if length := matched_stop(self.stops, generated):
-                last = self.position - length
-                self.batch.end[row] = last if last >= first else NOTHING
-                found.append(row)
-        return found
-
-    def _keep_logits(self, active: torch.Tensor, logits: torch.Tensor) -> None:
-        rows = active.nonzero().flatten()
-        values = self.batch.logits.new_empty(active.numel(), self.batch.logits.shape[-1])
+    def _keep_logits(self, active: list[int], logits: torch.Tensor) -> None:
+        kept = self.batch.logits
+        values = kept.new_empty(len(self.starts), kept.shape[-1])
         if self.model.is_sampler:
             values.copy_(logits)
         self.model.share(values)
-        self.batch.logits[rows, self.position - self.batch.start[rows]] = values[rows]
+        kept[active, [len(self.generated[row]) for row in active]] = values[active]
 
 
 def stream_tokens(

@@ -67,7 +67,10 @@ def _answer(neox_args, model, options, prompt: str, number: int, interrupt: "_In
         for position in range(shown, int(end[0]) + 1):
             write(text.push(int(batch_tokens[0, position])))
         shown = max(shown, int(end[0]) + 1)
-    write(text.rest() + ("\n[stopped]\n" if interrupt.is_set else "\n"))
+    remark = "\n[stopped]" if interrupt.is_set else ""
+    if not remark and shown == neox_args.seq_length:
+        remark = f"\n[seq_length={neox_args.seq_length} is full]"
+    write(f"{text.rest()}{remark}\n")
 
 
 def _enable_line_editing() -> None:

@@ -24,7 +24,7 @@ class Record:
         text: the new tokens as text, None if there are none or they have no text.
         length: number of new tokens, without end mark and stop sequence.
         finished: an end mark or a stop sequence was produced.
-        message: why there is no text, else None.
+        message: why there is no text, or less of it than maximum_tokens allows; else None.
         duration_seconds: wall time from the start of the prompt's batch to its last token.
         logits: float [length or one more for the end mark][V], or None if not asked for.
     """
@@ -89,12 +89,11 @@ def _continue_batch(
     batch, seconds = decoder.batch, [0.0] * len(fitting)
     for batch in decoder.run():
         elapsed = time.monotonic() - start
-        seconds = [
-            known or elapsed * closed for known, closed in zip(seconds, batch.closed.tolist(), strict=True)
-        ]
+        seconds = [known or elapsed * closed for known, closed in zip(seconds, batch.closed, strict=True)]
     for place, row in enumerate(fitting):
         records[row].duration_seconds = seconds[place]
         _fill(records[row], batch, place, tokenizer)
+        _tell_of_the_end(records[row], len(tokens[row]), options.maximum_tokens, neox_args.seq_length)
     return records
 
 
@@ -126,6 +125,16 @@ def _fill(record: Record, batch: Batch, place: int, tokenizer) -> None:
             record.message = f"the tokenizer has no text for some of the new tokens ({error}): {generated}"
     if batch.logits is not None:
         record.logits = batch.logits[place, : record.length + int(record.finished)].tolist()
+
+
+def _tell_of_the_end(record: Record, prompt: int, maximum_tokens: int | None, seq_length: int) -> None:
+    """Say in the record that its text ends only because the sequence is full. prompt: tokens."""
+    if record.finished or maximum_tokens is None or prompt + maximum_tokens <= seq_length or record.message:
+        return
+    record.message = (
+        f"cut off: {prompt} tokens of the prompt and {record.length} new ones fill seq_length={seq_length}, so that "
+        f"maximum_tokens={maximum_tokens} was out of reach"
+    )
 
 
 class RecordFile:

@@ -55,16 +55,21 @@ def _pdsh(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[str]:
 
 
 def _openmpi(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[str]:
-    """Without DeepSpeed's default interface eth0, which many machines do not have."""
+    """Without DeepSpeed's default interface eth0, which many machines do not have, and without Open MPI's binding of a
+    process to a single core (of two processes; to a socket of more), on which its threads and data loaders would live.
+    """
     from deepspeed.launcher import multinode_runner
 
     starter = multinode_runner.OpenMPIRunner(arguments, "", _counts(job))
     starter.exports |= exports | _meeting_place(job)
     command = starter.get_cmd({}, job.hosts)
-    for start in range(len(command) - 2):
-        if command[start : start + 3] == _ETH0 and "eth0" not in job.launcher_args:
-            return command[:start] + command[start + 3 :]
-    return command
+    binding = [] if "--bind-to" in job.launcher_args else ["--bind-to", "none"]
+    place = command.index("^openib") + 1
+    rest = command[place:]
+    if "btl_tcp_if_include" not in job.launcher_args:
+        assert rest[: len(_ETH0)] == _ETH0
+        rest = rest[len(_ETH0) :]
+    return command[:place] + binding + rest
 
 
 def _mpich(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[str]:

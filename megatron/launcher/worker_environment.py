@@ -1,8 +1,8 @@
 """The environment of a local worker: the variables torchrun and DeepSpeed's launcher set, and sensible threads."""
 
-import os
 from collections.abc import Mapping
 
+from megatron.common.cores import available_cores
 from megatron.launcher.job import Job
 
 
@@ -33,14 +33,3 @@ def visible_devices(slots: list[int], visible: str | None) -> str:
     """CUDA_VISIBLE_DEVICES for some slots, which count within what is visible already."""
     names = visible.split(",") if visible else None
     return ",".join(names[slot] if names else str(slot) for slot in slots)
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity, cut by a container's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return count
-    return count if quota == "max" else max(1, min(count, int(quota) // int(period)))

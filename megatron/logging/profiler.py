@@ -11,7 +11,7 @@ import torch
 from megatron.common import device
 from megatron.common.console import info, warn
 from megatron.common.errors import LaunchError
-from megatron.neox_arguments.profiling import trace_folder
+from megatron.neox_arguments.profiling import snapshot_folder, trace_folder
 
 # What DeepSpeed calls the parts of an iteration -> their ranges; a pipeline's other instructions keep their names.
 _METHODS = {"forward": "forward", "backward": "backward", "step": "optimizer"}
@@ -44,7 +44,7 @@ class Profiler:
             key = "tensorboard_dir" if neox_args.tensorboard_dir else "log_dir"
             recorders.append(Trace(_made(key, trace_folder(neox_args))))
         if neox_args.memory_profiling and device.has_accelerator():
-            folder = _made("memory_profiling_path", neox_args.memory_profiling_path)
+            folder = _made("memory_profiling_path", snapshot_folder(neox_args))
             recorders.append(AllocatorHistory(folder))
         elif neox_args.memory_profiling:
             warn("memory_profiling does nothing on a CPU: it records what CUDA's allocator does")
@@ -145,6 +145,16 @@ class AllocatorHistory:
         finally:
             device.record_allocations(False)
         info(f"memory profile: {self._path}")
+
+
+def save_snapshot(neox_args) -> None:
+    """Write what is known of the allocator of this process to mem_snapshot.pickle, at once; nothing on a CPU.
+
+    Raises: LaunchError if the folder cannot be made.
+    """
+    if device.has_accelerator():
+        folder = _made("memory_profiling_path", snapshot_folder(neox_args) or ".")
+        device.save_allocations(folder / "mem_snapshot.pickle")
 
 
 def _made(key: str, folder: str) -> Path:

@@ -63,7 +63,8 @@ def training_log(
         tags = {f"train/{name.replace(' ', '_')}": value for name, value in values.items()}
         tags |= {"train/learning_rate": learning_rate, "train/loss_scale": loss_scale}
         tags |= {"train/grad_norm": _gradient_norm(model), **of_parameters}
-        metrics.log(tags | _runtime_tags(neox_args, interval, iteration), iteration)
+        tags["runtime/consumed_tokens"] = _consumed_tokens(neox_args, model, iteration)
+        metrics.log(tags | _runtime_tags(neox_args, interval), iteration)
     total_loss_dict.clear()
     if report_memory_flag:
         report_memory(f"after {iteration} iterations")
@@ -122,10 +123,17 @@ def _gradient_norm(model) -> float | None:
     return None if norm is None else float(norm)
 
 
-def _runtime_tags(neox_args, interval: Interval, iteration: int) -> dict[str, float]:
+def _consumed_tokens(neox_args, model, iteration: int) -> float:
+    """Tokens trained on since iteration 0; up to the one that was loaded with the batch size of that time."""
+    loaded = getattr(model, "loaded_iteration", 0)
+    batch_before = model.samples_before / loaded if loaded else 0.0
+    here, there = tokens_until(neox_args, iteration), tokens_until(neox_args, loaded)
+    return batch_before * there + neox_args.train_batch_size * (here - there)
+
+
+def _runtime_tags(neox_args, interval: Interval) -> dict[str, float]:
     tags = {f"runtime/{name}": value for name, value in interval.speed.items()}
     tags |= {"runtime/iteration_time": interval.seconds, "runtime/data_wait": interval.waited}
-    tags["runtime/consumed_tokens"] = neox_args.train_batch_size * tokens_until(neox_args, iteration)
     if neox_args.curriculum_learning:
         tags["curriculum_seqlen"] = interval.lengths[-1]
     tags |= {f"memory/{name.replace(' ', '_')}": value for name, value in device.memory_stats().items()}

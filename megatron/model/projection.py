@@ -1,8 +1,8 @@
 """Between word embeddings of one width and a residual stream of another."""
 
 import torch
-import torch.nn.functional as F
 
+from megatron.mpu.linear import linear
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter
 
 
@@ -20,7 +20,7 @@ class Projection(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., input_size] -> [..., output_size]."""
-        return F.linear(x, self.weight)
+        return linear(x, self.weight)
 
 
 def embedding_width(neox_args) -> int:

@@ -160,14 +160,16 @@ class NormPipe(torch.nn.Module):
         return hidden if self.project_out is None else self.project_out(hidden)
 
 
-Places = tuple[torch.Tensor, torch.Tensor]
+# Rows and columns: int64 [n] each for n places, slices for [b, some of s] of them.
+Places = tuple[torch.Tensor, torch.Tensor] | tuple[slice, slice]
+LAST: Places = (slice(None), slice(-1, None))  # the last position of every row
 
 
 class ParallelLinear(torch.nn.Module):
     """Untied output projection, with a bias if use_bias_in_output says so.
 
     Args: parallel_output: keep the logits cut over the ranks; is_last_layer: matters to muP only.
-    Attributes: places: (rows, columns), int64 [n] each, of the only logits [n, V] that are wanted; None: all [b, s, V].
+    Attributes: places: index into [b, s] of the only logits that are wanted; None: all.
     """
 
     places: Places | None = None

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from megatron.mpu import mappings, state
-from megatron.mpu.linear import linear_into_region
+from megatron.mpu.linear import linear, linear_into_region
 from megatron.mpu.parameters import (
     InitMethod,
     ParameterSpec,
@@ -210,9 +210,9 @@ class RowParallelLinear(_ParallelLinear):
             input_ = mappings.scatter_to_model_parallel_region(input_)
         bias = None if self.skip_bias_add else self.bias
         if state.get_model_parallel_world_size() == 1:
-            output = F.linear(input_, self.weight, bias)
+            output = linear(input_, self.weight, bias)
         else:
-            output = F.linear(input_, self.weight)
+            output = linear(input_, self.weight)
             if not self.parallel_output:
                 output = reduce_partial(output, self.sequence_parallel)
             if bias is not None:

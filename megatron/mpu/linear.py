@@ -1,9 +1,42 @@
-"""The matrix product at the entry of a tensor-parallel region, with its communication hidden behind computation."""
+"""Matrix products: with the kernels that answering wants, and at the entry of a tensor-parallel region, with its
+communication hidden behind computation."""
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
 from megatron.mpu import collectives, state
+
+_answering = False
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """Within the block nothing is learned, and products may be computed by a faster kernel that has no gradient."""
+    global _answering
+    before, _answering = _answering, True
+    try:
+        yield
+    finally:
+        _answering = before
+
+
+def linear(input_: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """input W^T + bias: [..., h], [o, h], [o] -> [..., o].
+
+    torch gives fp32 products on a CPU to MKL, which is slow with few rows, and on some processors with many. oneDNN,
+    which it gives those of bf16 to, is faster with both (tools/benchmarks/generation.py).
+    """
+    if _answering and weight.dtype == torch.float32 and weight.device.type == "cpu" and _has_onednn():
+        return torch.ops.mkldnn._linear_pointwise.default(input_, weight, bias, "none", [], "")
+    return F.linear(input_, weight, bias)
+
+
+def _has_onednn() -> bool:
+    """Whether this torch can call it and the user has not switched it off."""
+    return torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear_into_region(
@@ -21,7 +54,7 @@ def linear_into_region(
     Returns: [..., o/tp] of the whole sequence.
     """
     if state.get_model_parallel_world_size() == 1:
-        return F.linear(input_, weight, bias)
+        return linear(input_, weight, bias)
     return _LinearIntoRegion.apply(input_, weight, bias, seq_dim if sequence_parallel else None)
 
 
@@ -34,7 +67,7 @@ class _LinearIntoRegion(torch.autograd.Function):
         ctx.save_for_backward(input_, weight)
         ctx.seq_dim = seq_dim
         whole = input_ if seq_dim is None else collectives.all_gather(input_, seq_dim)
-        output = F.linear(whole, weight, bias)
+        output = linear(whole, weight, bias)
         # With a bias it is a view, of what nobody else holds, and autograd would let nobody write into it.
         return torch.ops.aten._unsafe_view(output, output.shape)
 

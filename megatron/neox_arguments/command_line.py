@@ -42,6 +42,8 @@ def deepy_parser() -> argparse.ArgumentParser:
     keys.add_argument("--eval_tasks", nargs="+", help="evaluation tasks")
     keys.add_argument("--iteration", type=int, help="iteration of the checkpoint to load")
     keys.add_argument("--eval_results_prefix", help="start of the results file's name")
+    for name, what in (("profile", "trace some iterations"), ("memory_profiling", "record CUDA's allocator")):
+        keys.add_argument(f"--{name}", action="store_true", default=None, help=what)
     keys.add_argument("-H", "--hostfile", help="file of machines")
     keys.add_argument("-i", "--sample_input_file", help="file of prompts")
     keys.add_argument("-o", "--sample_output_file", help="file of generated texts")
@@ -144,9 +146,8 @@ def launcher_options(args: Any) -> list[str]:
 def starter_arguments(args: Any) -> str:
     """What the program behind `launcher` is told besides; "" for nothing.
 
-    Comment and account are among it: mainline DeepSpeed's launcher has no flags for them.
+    Comment and account are among it, for Slurm: mainline DeepSpeed's launcher has no flags for them.
     """
-    slurm = [
-        f"--{key}={shlex.quote(value)}" for key in ("comment", "account") if (value := getattr(args, key))
-    ]
+    keys = ("comment", "account") if args.launcher == "slurm" else ()
+    slurm = [f"--{key}={shlex.quote(value)}" for key in keys if (value := getattr(args, key))]
     return " ".join([*([args.launcher_args] if args.launcher_args else []), *slurm])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron.common.cores import available_cores
 from megatron.common.errors import LaunchError
 from megatron.common.slurm import meeting_place
 
@@ -22,6 +23,7 @@ _LOCAL_SIZES = (
     "MV2_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALNRANKS",
     "JSM_NAMESPACE_LOCAL_SIZE",
+    "LOCAL_SIZE",
 )
 # Values of `launcher` that start processes without telling them torchrun's variables.
 _MPI_LAUNCHERS = ("openmpi", "mpich", "impi", "mvapich", "jsrun")
@@ -74,6 +76,7 @@ def place(values: Mapping[str, Any]) -> Ranks:
     found = ranks(slurm, mpi)
     if found.launched:
         _set_meeting_place(values)
+        _share_cores()
     if slurm:
         for name, value in meeting_place().items():
             os.environ.setdefault(name, value)
@@ -89,6 +92,15 @@ def _set_meeting_place(values: Mapping[str, Any]) -> None:
         os.environ.setdefault("MASTER_ADDR", address)
     if values.get("master_port") is not None:
         os.environ.setdefault("MASTER_PORT", str(values["master_port"]))
+
+
+def _share_cores() -> None:
+    """One process's share of the cores as its number of threads, unless that is set: each would take all of them."""
+    for name in _LOCAL_SIZES:
+        if name in os.environ:
+            share = max(1, available_cores() // max(1, _number(name, 1)))
+            os.environ.setdefault("OMP_NUM_THREADS", str(share))
+            return
 
 
 def job_size() -> int | None:

@@ -23,10 +23,15 @@ def problems(args: Any) -> Iterator[str]:
         yield f"profile_step_stop={last} must not lie before profile_step_start={first}"
     if args.profile and not trace_folder(args):
         yield "profile needs tensorboard_dir or log_dir: the traces are written there"
-    if args.memory_profiling and not args.memory_profiling_path:
-        yield "memory_profiling needs memory_profiling_path: the snapshots are written there"
+    if args.memory_profiling and not snapshot_folder(args):
+        yield "memory_profiling needs memory_profiling_path: the snapshots are written there, or where traces are"
 
 
 def trace_folder(args: Any) -> str | None:
     """Where traces are written."""
     return args.tensorboard_dir or args.log_dir
+
+
+def snapshot_folder(args: Any) -> str | None:
+    """Where snapshots of the allocator are written."""
+    return args.memory_profiling_path or trace_folder(args)

@@ -8,6 +8,7 @@ from megatron.neox_arguments import (
     curriculum,
     deepspeed_view,
     experts,
+    launch_options,
     mlp_sizes,
     profiling,
     restart_options,
@@ -468,24 +469,15 @@ def _split(args: Any) -> Iterator[str]:
 for _keys, _problems in (
     (experts.KEYS, experts.problems),
     (MUP_KEYS, mup_problems),
+    (launch_options.FILTERS, launch_options.filter_problems),
+    (launch_options.PORT, launch_options.port_problems),
+    (launch_options.ARGUMENTS, launch_options.argument_problems),
     (profiling.KEYS, profiling.problems),
     (restart_options.KEYS, restart_options.problems),
     (schedule_options.KEYS, schedule_options.problems),
     (serving.KEYS, serving.problems),
 ):
     rule(*_keys)(_problems)
-
-
-@rule("include", "exclude")
-def _filters(args: Any) -> Iterator[str]:
-    if args.include and args.exclude:
-        yield "include and exclude are both set; use one of them"
-
-
-@rule("master_port")
-def _port(args: Any) -> Iterator[str]:
-    if not 1 <= args.master_port <= 65535:
-        yield f"master_port={args.master_port} must lie between 1 and 65535"
 
 
 @rule(

@@ -3,11 +3,14 @@
 import copy
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from megatron import launcher
 from megatron.common.console import human_bytes
 from megatron.common.errors import NeoXError
+from megatron.launcher.job import PLACED_BY_SCHEDULER
+from megatron.launcher.multi_host import starter_command
 from megatron.launcher.worker_environment import worker_environment
 from megatron.model.layers import partition_method
 from megatron.neox_arguments import command_line
@@ -119,17 +122,16 @@ def _memory(estimates: list[memory.Memory]) -> list[str]:
 
 def _launch(neox_args: Any) -> list[str]:
     arguments = neox_args.worker_arguments(may_write=False)
-    through_deepspeed = _command(
-        ["deepspeed", *command_line.launcher_options(neox_args), neox_args.user_script, *arguments]
-    )
-    if neox_args.force_multi:
-        return [through_deepspeed]
     try:
         job = launcher.resolve(neox_args, arguments)
     except NeoXError as error:
         return [f"  not as things are: {error}"]
+    if job.launcher in PLACED_BY_SCHEDULER and not job.is_local:
+        return [f"  {job.describe()}", _command(starter_command(job, {}, Path()))]
     if not job.is_local:
-        return [f"  {job.describe()}", through_deepspeed]
+        # The words that DeepSpeed's own launcher takes for what megatron/launcher/host_commands.py builds.
+        options = command_line.launcher_options(neox_args)
+        return [f"  {job.describe()}", _command(["deepspeed", *options, neox_args.user_script, *arguments])]
     settings = [f"{name}={value}" for name, value in worker_environment(job, 0, {}).items()]
     return [
         f"  {job.describe()}",

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from megatron.run_report.records import Run, Series
 
 GIB, MILLISECOND = 2**-30, 1e3
-MAX_OTHER_CHARTS = 40
+MAX_OTHER_CHARTS, MAX_SCORES = 40, 12
+SCORES = "eval/"
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,22 @@ _NO_CHART = {
 
 
 def main_charts(runs: list[Run]) -> list[Chart]:
-    """Those that a run has values for; FLOPs only where there is no utilisation."""
+    """Those that a run has values for; FLOPs only where there is no utilisation; then the scores of eval_tasks."""
     found = [chart for chart in MAIN if any(len(run[chart.tag]) for run in runs)]
     if any(chart.key == "mfu" for chart in found):
         found = [chart for chart in found if chart.key != "flops"]
-    return found
+    scores = (tag for tag in _tags(runs) if tag.startswith(SCORES) and "stderr" not in tag)
+    return found + [Chart(tag, tag.removeprefix(SCORES), tag) for tag in islice(scores, MAX_SCORES)]
+
+
+def _tags(runs: list[Run]) -> list[str]:
+    return sorted({tag for run in runs for tag in run.series})
 
 
 def other_charts(runs: list[Run]) -> tuple[list[Chart], int]:
     """(charts of all other tags, as many as a page can hold; how many were left out)."""
-    shown = _NO_CHART | {chart.tag for chart in MAIN}
-    tags = sorted({tag for run in runs for tag in run.series} - shown)
+    shown = _NO_CHART | {chart.tag for chart in (*MAIN, *main_charts(runs))}
+    tags = [tag for tag in _tags(runs) if tag not in shown]
     charts = [Chart(tag, tag, tag, points=100) for tag in tags[:MAX_OTHER_CHARTS]]
     return charts, len(tags) - len(charts)
 

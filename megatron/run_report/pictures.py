@@ -23,7 +23,7 @@ def draw_pictures(runs: list[Run], folder: str | Path) -> list[Path]:
     points = all_points(charts, runs)
     written = []
     for chart in charts:
-        path = folder / f"{chart.key}.png"
+        path = folder / (re.sub(r"[^\w.-]+", "_", chart.key) + ".png")
         with atomic_path(path) as temporary:
             _draw(
                 chart, runs, {n: found for (key, n), found in points.items() if key == chart.key}, temporary

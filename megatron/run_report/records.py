@@ -184,7 +184,8 @@ class _Curve:
         self._kept.append((iteration, seconds, values))
 
     def _start(self, iteration: int, time: float | None, values: dict[str, float]) -> None:
-        if iteration == 0 and self._run.starts:  # another run, or this one all over again
+        # Another run, unless the launcher has started a job again that had not saved anything.
+        if iteration == 0 and self._run.starts and not values.get("runtime/restarts"):
             self._run.replaced += len(self._kept)
             self._run.starts, self._kept, self._reached, self._before = [], [], 0, 0.0
         lost = self._rewind(iteration)

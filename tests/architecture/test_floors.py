@@ -24,7 +24,7 @@ FLOORS = (
         "run_report",
     ),
     ("gradient_noise_scale",),
-    ("training", "mup_substitute", "text_generation_utils", "planning", "utils"),
+    ("training", "mup_substitute", "text_generation_utils", "planning", "utils", "devutil"),
 )
 # Methods that the public config object has had from the beginning, although they speak of what stands above it.
 DOORS = {("megatron.neox_arguments.arguments", "megatron.tokenizer")}

@@ -55,7 +55,7 @@ UnkillableStepTimeout=20
 SlurmctldDebug=info
 SlurmdDebug=info
 NodeName={nodes} CPUs={cpus} State=UNKNOWN
-PartitionName=tests Nodes=ALL Default=YES MaxTime=60 DefaultTime=10 State=UP OverSubscribe=NO
+PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP OverSubscribe=NO
 """
 
 
@@ -71,10 +71,15 @@ class Slurm:
         """What a command of Slurm needs to find this cluster."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def run(self, arguments: Sequence, **options) -> subprocess.CompletedProcess:
+    def run(
+        self, arguments: Sequence, directory: Path | None = None, env: dict | None = None, **options
+    ) -> subprocess.CompletedProcess:
         """Run a command on the first host (see Host.run)."""
-        options["env"] = {**self.environment, **options.get("env", {})}
-        return self.hosts[0].run(arguments, **options)
+        return self.hosts[0].run(arguments, directory, {**(env or {}), **self.environment}, **options)
+
+    def inside(self, *allocation: str) -> "Allocation":
+        """For commands that are typed within `salloc ALLOCATION`."""
+        return Allocation(self, ["salloc", "--quiet", *allocation])
 
     def submit(self, arguments: Sequence, **options) -> int:
         """`sbatch ARGUMENTS`. Returns: the number of the job."""
@@ -102,6 +107,18 @@ class Slurm:
             f"{log.name}:\n{log.read_text(errors='replace')[-2000:]}"
             for log in sorted(self.folder.glob("*.log"))
         )
+
+
+@dataclass
+class Allocation:
+    """Stands in for a host: whatever runs on it does so within an allocation of its own."""
+
+    slurm: Slurm
+    prefix: list[str]
+
+    def run(self, arguments: Sequence, *options, **named) -> subprocess.CompletedProcess:
+        """See Slurm.run."""
+        return self.slurm.run([*self.prefix, *arguments], *options, **named)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from megatron.tokenizer.char_level import CharLevelTokenizer
 from tests.common.distributed import DistributedTestError, run_distributed
 
 SETTINGS = {
@@ -84,12 +85,16 @@ def test_a_saved_model_is_loaded_and_continues_prompts_as_it_did_in_memory(world
         "sample_input_file": str(tmp_path / "prompts.txt"),
         "sample_output_file": str(output),
         "maximum_tokens": 6,
+        "return_logits": True,
     }
     config = write_config(tmp_path / "config.json", settings | keys)
     assert run_distributed(generate, world_size, [config], init=False) == [False] * world_size
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["context"] for record in records] == PROMPTS.split("\n")
     assert [record["text"] for record in records] == expected
+    for record in records:
+        likeliest = [max(range(len(logits)), key=logits.__getitem__) for logits in record["logits"]]
+        assert CharLevelTokenizer(512).detokenize(likeliest) == record["text"]
 
 
 def failure_of(settings, tmp_path):

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from tests.common.checkpoints import tensors_of
 from tests.common.runs import prepare_corpus, run_command, start_command, write_config
 
 ITERATIONS, KILLS, PROCESSES = 60, 10, 2
@@ -44,23 +45,7 @@ def config(directory: Path, data: str, name: str, **settings) -> str:
 
 def final_state(folder: Path) -> dict:
     """Every tensor of the last checkpoint, by file and path."""
-    from megatron.checkpointing.safe_engine import load_file
-
-    found = {}
-
-    def collect(prefix, value):
-        if isinstance(value, torch.Tensor):
-            found[prefix] = value
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                collect(f"{prefix}/{key}", item)
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                collect(f"{prefix}/{index}", item)
-
-    for path in sorted((folder / f"global_step{ITERATIONS}").glob("*.pt")):
-        collect(path.name, load_file(path))
-    return found
+    return tensors_of(folder / f"global_step{ITERATIONS}")
 
 
 def workers(launcher: int) -> list[psutil.Process]:

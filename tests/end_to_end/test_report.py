@@ -1,5 +1,6 @@
 """The report of a real run, looked at in a real browser."""
 
+import random
 import re
 
 import pytest
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
     settings = {
         "data_path": prepare_corpus(directory, documents=20), "save": "saved", "load": "saved", "checkpoint_factor": 4,
         "train_iters": 12, "lr_decay_iters": 12, "log_interval": 2, "eval_interval": 4, "eval_iters": 1,
-        "peak_theoretical_tflops": 0.1,
+        "peak_theoretical_tflops": 0.1, "master_port": random.randint(20000, 30000),
     }  # fmt: skip
     for name, more in (("first.yml", {"exit_interval": 6}), ("second.yml", {"iteration": 4})):
         run_command(["deepy.py", "train.py", write_config(directory, name, **settings, **more)], directory)
@@ -108,10 +109,14 @@ def test_dark_and_light_readers_see_the_page_in_their_colours(folder, tab, tmp_p
     assert tab.complaints == []
 
 
-def test_a_mistake_gets_one_line(folder):
-    done = run_command(["tools/report.py", "nowhere"], folder, check=False)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere does not exist: name the folder"),
+        (["saved", "-o", "saved"], "--output: saved is there and is no file"),
+    ],
+)
+def test_a_mistake_gets_one_line(folder, arguments, message):
+    done = run_command(["tools/report.py", *arguments], folder, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr.startswith("error: nowhere does not exist: name the folder")
-        and done.stderr.count("\n") == 1
-    )
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1

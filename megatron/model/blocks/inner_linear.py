@@ -1,9 +1,9 @@
 """Linear layers inside of a tensor-parallel region, where every rank has its own features of the whole sequence."""
 
 import torch
-import torch.nn.functional as F
 
 from megatron import mpu
+from megatron.mpu.linear import linear
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter, zeros_
 
 
@@ -31,8 +31,8 @@ class InnerRowLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., input_size/tp] -> [..., output_size]."""
         if mpu.get_model_parallel_world_size() == 1:
-            return F.linear(x, self.weight, self.bias)
-        total = mpu.reduce_from_model_parallel_region(F.linear(x, self.weight))
+            return linear(x, self.weight, self.bias)
+        total = mpu.reduce_from_model_parallel_region(linear(x, self.weight))
         if self.bias is not None:
             total = total + self.bias
         # Each rank's part of what follows adds to the gradient.
@@ -54,4 +54,4 @@ class InnerColumnLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., input_size] -> [..., output_size/tp]."""
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)

@@ -107,6 +107,9 @@ def split_and_rotate(
     """
     if torch.compiler.is_compiling():  # it fuses the plain form itself
         return split_and_rotate_eager(qkv, split, cos, sin)
+    if not torch.is_grad_enabled():
+        q, k, v = split(qkv)
+        return _rotated(q, cos, sin), _rotated(k, cos, sin), v
     return _SplitAndRotate.apply(qkv, split, cos, sin)
 
 

@@ -94,7 +94,7 @@ class NeoXArgsLogging(NeoXArgsTemplate):
     """Record what CUDA's allocator does from profile_step_start to profile_step_stop, as a snapshot per rank."""
 
     memory_profiling_path: str | None = None
-    """Folder of the memory snapshots, mem_snapshot_rank{r}.pickle."""
+    """Folder of the memory snapshots, mem_snapshot_rank{r}.pickle; tensorboard_dir or log_dir when unset."""
 
     profile: bool = False
     """Trace iterations profile_step_start to profile_step_stop on every rank, into tensorboard_dir or log_dir."""

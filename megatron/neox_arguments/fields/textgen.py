@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron.neox_arguments.markers import later, partly
 from megatron.neox_arguments.template import NeoXArgsTemplate
 
 
@@ -11,13 +10,12 @@ from megatron.neox_arguments.template import NeoXArgsTemplate
 class NeoXArgsTextgen(NeoXArgsTemplate):
     """What generate.py and eval.py do."""
 
-    text_gen_type: Literal["unconditional", "input-file", "interactive", "precompute"] | None = partly(
-        None, "unconditional", "input-file", "interactive"
-    )
-    """Where prompts come from. Unset: input-file when sample_input_file is given, else unconditional."""
+    text_gen_type: Literal["unconditional", "input-file", "interactive", "precompute"] | None = None
+    """Where prompts come from; precompute writes log-probabilities of the data sets instead. Unset: input-file when
+    sample_input_file is given, else unconditional."""
 
-    precompute_model_name: str | None = later(None)
-    """Suffix of the data sets of precomputed log-probabilities."""
+    precompute_model_name: str | None = None
+    """Suffix of the data sets of precomputed log-probabilities. Unset: the checkpoint's folder and iteration."""
 
     temperature: float = 0.0
     """Sampling temperature; 0 always takes the likeliest token."""

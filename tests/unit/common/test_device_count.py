@@ -1,10 +1,12 @@
 """The launcher counts devices without loading torch."""
 
+import socket
 import sys
 
 import pytest
 
 from megatron.common import device
+from megatron.common.errors import LaunchError
 
 
 class Library:
@@ -60,3 +62,18 @@ def test_the_kind_of_build_is_read_without_importing_torch():
     import torch
 
     assert device._torch_is_built_for_cuda() == (torch.version.cuda is not None)
+
+
+def test_more_processes_than_devices_are_refused_with_the_host(monkeypatch):
+    monkeypatch.setattr(device, "accelerator_count", lambda: 4)
+    for rank in ("0", "3"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        device.check_own_device()
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(
+        LaunchError, match=f"host '{socket.gethostname()}' has 4 devices, .* process number 5"
+    ):
+        device.check_own_device()
+    # jsrun and others show each process its own device only.
+    monkeypatch.setattr(device, "accelerator_count", lambda: 1)
+    device.check_own_device()

@@ -63,6 +63,20 @@ def test_asking_for_more_than_there_is_is_refused(tmp_path):
         hosts.resource_pool(str(tmp_path / "hosts"), num_gpus=3)
 
 
+def test_the_key_wins_over_the_environment_and_that_over_the_usual_place(monkeypatch, tmp_path):
+    files = [tmp_path / name for name in ("key", "environment", "usual")]
+    for file in files:
+        file.write_text("one slots=1\n")
+    monkeypatch.setenv("DLTS_HOSTFILE", str(files[1]))
+    monkeypatch.setattr(hosts, "DEFAULT_HOSTFILE", str(files[2]))
+    assert hosts.find_hostfile(str(files[0])) == str(files[0])
+    assert hosts.find_hostfile(None) == str(files[1])
+    monkeypatch.delenv("DLTS_HOSTFILE")
+    assert hosts.find_hostfile(None) == str(files[2])
+    files[2].unlink()
+    assert hosts.find_hostfile(None) is None
+
+
 def test_without_a_host_file_filters_speak_of_this_machine(monkeypatch):
     monkeypatch.delenv("DLTS_HOSTFILE", raising=False)
     monkeypatch.setattr(hosts, "accelerator_count", lambda: 4)
@@ -71,3 +85,19 @@ def test_without_a_host_file_filters_speak_of_this_machine(monkeypatch):
     assert hosts.resource_pool(None, exclude="localhost:0") == {"localhost": [1, 2, 3]}
     monkeypatch.setattr(hosts, "accelerator_count", lambda: 0)
     assert hosts.resource_pool(None, include="localhost:1,3") == {"localhost": [1, 3]}
+
+
+def test_a_slurm_allocation_is_filtered_like_a_host_file(monkeypatch, tmp_path):
+    monkeypatch.delenv("DLTS_HOSTFILE", raising=False)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-3]")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    both = [0, 1]
+    assert hosts.resource_pool(None, launcher="slurm") == {"n1": both, "n2": both, "n3": both}
+    assert hosts.resource_pool(None, include="n3@n1", launcher="slurm").keys() == {"n1", "n3"}
+    assert hosts.resource_pool(None, exclude="n2", launcher="slurm").keys() == {"n1", "n3"}
+    assert hosts.resource_pool(None, num_nodes=1, num_gpus=1, launcher="slurm") == {"n1": [0]}
+    with pytest.raises(LaunchError, match="only 3 hosts"):
+        hosts.resource_pool(None, num_nodes=4, launcher="slurm")
+    (tmp_path / "hosts").write_text("n2 slots=1\n")
+    assert hosts.resource_pool(str(tmp_path / "hosts"), launcher="slurm") == {"n2": [0]}
+    assert hosts.resource_pool(None, launcher="pdsh") == {}

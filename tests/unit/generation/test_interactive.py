@@ -17,9 +17,9 @@ from megatron.text_generation_utils import generate_samples_interactive
 from tests.unit.generation.toy import SuccessorModel, toy_args
 
 class Slow(SuccessorModel):
-    def forward(self, tokens, position_ids):
+    def forward(self, *inputs, **options):
         time.sleep({delay})
-        return super().forward(tokens, position_ids)
+        return super().forward(*inputs, **options)
     __call__ = forward
 
 generate_samples_interactive(toy_args(seq_length={length}), Slow(), maximum_tokens={maximum}, prompt_end={end!r})
@@ -97,8 +97,11 @@ def test_ctrl_c_at_the_prompt_drops_the_line(conversation):
     assert terminal.process.poll() is None
 
 
-def test_a_prompt_without_room_is_explained_and_the_conversation_goes_on(conversation):
+def test_too_little_room_is_explained_and_the_conversation_goes_on(conversation):
     terminal = conversation()
+    terminal.type("a" * 14 + "\n")
+    terminal.expect("abc\r\n[seq_length=16 is full]")
+    terminal.expect(LABEL)
     terminal.type("a" * 16 + "\n")
     terminal.expect("16 tokens; the model takes 1 to 15")
     terminal.expect(LABEL)

@@ -46,6 +46,18 @@ def test_a_prompt_without_room_gets_a_message_and_spoils_nothing_else():
     assert "16 tokens" in records[1]["message"] and "40 tokens" in records[2]["message"]
 
 
+def test_a_text_that_only_the_end_of_the_sequence_cuts_off_says_so():
+    records = generate_samples_from_prompt(toy_args(), SuccessorModel(), ["abcdefgh", "x"], maximum_tokens=10)
+    assert (records[0]["text"], records[0]["finished"]) == ("ijklmnop", False)
+    assert "seq_length=16" in records[0]["message"] and "maximum_tokens=10" in records[0]["message"]
+    filled = generate_samples_from_prompt(toy_args(), SuccessorModel(), "abcdefgh", maximum_tokens=8)
+    assert (filled[0]["length"], filled[0]["message"]) == (8, None)
+    ended = generate_samples_from_prompt(
+        toy_args(), SuccessorModel(), "abc", eos_token_id=5, maximum_tokens=14
+    )
+    assert (ended[0]["text"], ended[0]["finished"], ended[0]["message"]) == ("de", True, None)
+
+
 def test_tokens_without_text_give_a_message_instead_of_a_crash():
     (record,) = generate_samples_from_prompt(toy_args(), SuccessorModel(), "y", maximum_tokens=3)
     assert (record["text"], record["length"]) == (None, 3)
@@ -79,6 +91,19 @@ def test_samples_of_one_run_differ_and_a_second_run_repeats_them():
     texts = [(record["text"], record["message"]) for record in first]
     assert len(set(texts)) == 5
     assert texts == [(record["text"], record["message"]) for record in second]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_a_prompt_is_continued_alike_alone_and_beside_longer_and_shorter_ones(temperature):
+    prompts = ["abcdef", "x", "bcd", "mn"]
+    options = {"temperature": temperature, "maximum_tokens": 6, "stop_tokens": [[30], [5, 6]]}
+
+    def texts(rows):
+        args = toy_args(train_micro_batch_size_per_gpu=rows)
+        records = generate_samples_from_prompt(args, SuccessorModel(), prompts, **options)
+        return [(record["text"], record["length"], record["finished"]) for record in records]
+
+    assert texts(4) == texts(3) == texts(1)
 
 
 def test_the_output_file_has_one_line_per_prompt_and_a_default_name(tmp_path):

@@ -64,16 +64,16 @@ def test_mvapich_gets_a_host_file_of_the_jobs_own(built, tmp_path):
     assert hosts.read_text() == "node1\nnode2\n"
 
 
-def test_openmpi_is_not_bound_to_an_interface_unless_asked(built, tmp_path):
+def test_openmpi_is_bound_to_no_interface_and_no_core_unless_asked(built, tmp_path):
     head = ["mpirun", "-n", "4", "-hostfile", str(tmp_path / "hosts"), "--mca", "btl", "^openib"]
     tail = [
         *flagged("-x", ["UCX_TLS=tcp", "NCCL_DEBUG=INFO", "WORDS=it's $HOME", *MEETING]),
         *PYTHON,
         *SCRIPT,
     ]
-    assert built(job("openmpi")) == head + tail
+    assert built(job("openmpi")) == head + ["--bind-to", "none"] + tail
     assert (tmp_path / "hosts").read_text() == "node1 slots=2\nnode2 slots=2\n"
-    chosen = ["--mca", "btl_tcp_if_include", "eth0"]
+    chosen = ["--mca", "btl_tcp_if_include", "ib0", "--bind-to", "numa"]
     assert built(job("openmpi", launcher_args=" ".join(chosen))) == head + chosen + tail
 
 

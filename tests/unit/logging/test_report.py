@@ -150,6 +150,16 @@ def test_a_curriculum_is_logged_and_counted_as_what_it_is(config, tmp_path):
     assert values["runtime/flops_per_sec_per_gpu"] == pytest.approx(flops * values["runtime/steps_per_sec"])
 
 
+def test_tokens_of_before_a_resumption_are_those_of_its_batch_size(config, tmp_path):
+    metrics = Metrics(config)
+    # Two iterations of four samples, before six of eight.
+    model = SimpleNamespace(loaded_iteration=2, samples_before=8)
+    report(config, [4.0] * 8, metrics=metrics, model=model)
+    metrics.close()
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["runtime/consumed_tokens"] == 16 * (2 * 4 + 6 * 8)
+
+
 def test_the_time_of_recomputed_blocks_is_shown(config, capsys, monkeypatch):
     monkeypatch.setattr(mpu, "backward_seconds", lambda: {"block 0": 0.008, "blocks 1 to 2": 0.4})
     report(config, [4.0, 3.0, 2.0, 1.0])

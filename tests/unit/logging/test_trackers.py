@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -16,17 +17,26 @@ from megatron.logging.sinks.comet import CometSink
 from megatron.logging.sinks.wandb import WandbSink, start_run
 from megatron.neox_arguments import NeoXArgs
 from megatron.utils import get_wandb_api_key, init_wandb
+from tests.common.components import needs_package
 from tests.common.paths import ROOT
 from tests.unit.neox_arguments.basic import minimal
 
 VARIABLES = ("WANDB_API_KEY", "WANDB_LOCAL", "WANDB_MODE", "COMET_API_KEY", "COMET_OFFLINE_DIRECTORY")
-# A process of its own, for the packages leave threads and hooks behind.
+# A process of its own, for the packages leave threads and hooks behind; one for all, for they are slow to import.
 RECORD = """
-import json, sys
+import json, os, sys
 from megatron.logging import Metrics
 from megatron.neox_arguments import NeoXArgs
-args = NeoXArgs.from_dict(json.loads(sys.argv[1]))
+for key in ("use_wandb", "use_comet"):
+    metrics = Metrics(NeoXArgs.from_dict({**json.loads(sys.argv[1]), key: True}))
+    print(key, "without a key:", len(metrics.sinks), flush=True)
+    print("end", key, file=sys.stderr, flush=True)
+sys.modules["wandb"].teardown()  # It looks at the environment once.
+os.environ["WANDB_MODE"], os.environ["COMET_OFFLINE_DIRECTORY"] = "offline", "comet"
+args = NeoXArgs.from_dict(json.loads(sys.argv[2]))
 args.enable_logging()
+if args.use_comet:
+    args.initialize_comet()
 metrics = Metrics(args)
 for step in (1, 2):
     metrics.log({"train/lm_loss": 4.0 / step, "train/loss_scale": None}, step)
@@ -35,6 +45,27 @@ print("sinks", len(metrics.sinks))
 metrics.close()
 print("open", len(metrics.sinks))
 """
+SETTINGS = {
+    "use_wandb": True, "wandb_project": "project", "wandb_group": "group", "wandb_run_name": "name",
+    "wandb_team": "team", "wandb_host": "https://wandb.example.org",
+    "use_comet": True, "comet_project": "project", "comet_workspace": "workspace", "comet_experiment_name": "name",
+    "comet_tags": ["a", "b"], "comet_others": {"kind": "test"}, "log_dir": "logs",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """(folder, outcome) of a process that tries both trackers without a key, and logs three times to both offline."""
+    needs_package("wandb", "comet_ml")
+    folder = tmp_path_factory.mktemp("trackers")
+    environment = {key: value for key, value in os.environ.items() if key not in (*VARIABLES, "NETRC")}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    command = [sys.executable, "-c", RECORD, json.dumps(minimal()), json.dumps(minimal(**SETTINGS))]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=True,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return folder, done
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +78,6 @@ def nobody_is_logged_in(tmp_path, monkeypatch):
 
 def config(**settings) -> NeoXArgs:
     return NeoXArgs.from_dict(minimal(**settings))
-
-
-def record(tmp_path, environment=None, **settings) -> subprocess.CompletedProcess:
-    """Log three times in a process whose working directory is tmp_path."""
-    command = [sys.executable, "-c", RECORD, json.dumps(minimal(**settings))]
-    return subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-        capture_output=True, text=True, timeout=120, check=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
 
 
 def wandb_records(path) -> list:
@@ -77,14 +99,14 @@ def wandb_records(path) -> list:
     return found
 
 
-def test_an_offline_run_of_wandb_has_the_config_and_the_values(tmp_path):
-    pytest.importorskip("wandb", reason="needs the package wandb (requirements/requirements-wandb.txt)")
-    done = record(
-        tmp_path, {"WANDB_MODE": "offline"}, use_wandb=True, wandb_project="project", wandb_group="group",
-        wandb_run_name="name", wandb_team="team", wandb_host="https://wandb.example.org", log_dir="logs",
-    )  # fmt: skip
-    assert "sinks 2\n" in done.stdout and "open 2\n" in done.stdout and "warning:" not in done.stderr
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+def test_no_tracker_is_lost_and_nothing_is_warned_of(recorded):
+    _, done = recorded
+    assert "sinks 3\n" in done.stdout and "open 3\n" in done.stdout
+    assert "warning:" not in done.stderr.rpartition("end use_comet")[2]
+
+
+def test_an_offline_run_of_wandb_has_the_config_and_the_values(recorded):
+    (file,) = recorded[0].glob("wandb/offline-run-*/run-*.wandb")
     records = wandb_records(file)
     (run,) = {
         (r.run.project, r.run.run_group, r.run.display_name, r.run.entity) for r in records if r.run.project
@@ -104,14 +126,8 @@ def test_an_offline_run_of_wandb_has_the_config_and_the_values(tmp_path):
     assert [row["_step"] for row in rows] == [1, 2]
 
 
-def test_an_offline_archive_of_comet_has_the_config_and_the_values(tmp_path):
-    pytest.importorskip("comet_ml", reason="needs the package comet-ml (requirements/requirements-comet.txt)")
-    done = record(
-        tmp_path, {"COMET_OFFLINE_DIRECTORY": str(tmp_path / "comet")}, use_comet=True, comet_project="project",
-        comet_workspace="workspace", comet_experiment_name="name", comet_tags=["a", "b"], comet_others={"kind": "test"},
-    )  # fmt: skip
-    assert "sinks 1\n" in done.stdout and "open 1\n" in done.stdout and "warning:" not in done.stderr
-    (file,) = tmp_path.glob("comet/*.zip")
+def test_an_offline_archive_of_comet_has_the_config_and_the_values(recorded):
+    (file,) = recorded[0].glob("comet/*.zip")
     with zipfile.ZipFile(file) as archive:
         experiment = json.loads(archive.read("experiment.json"))
         messages = [json.loads(line) for line in archive.read("messages.json").splitlines() if line]
@@ -129,15 +145,14 @@ def test_an_offline_archive_of_comet_has_the_config_and_the_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "package", "hint"),
-    [("use_wandb", "wandb", "WANDB_API_KEY"), ("use_comet", "comet_ml", "COMET_OFFLINE_DIRECTORY")],
+    ("key", "hint"), [("use_wandb", "WANDB_API_KEY"), ("use_comet", "COMET_OFFLINE_DIRECTORY")]
 )
-def test_without_a_key_training_goes_on_with_one_warning(key, package, hint, tmp_path):
-    pytest.importorskip(package, reason=f"needs the package {package}")
-    done = record(tmp_path, **{key: True})
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("warning:")]
+def test_without_a_key_training_goes_on_with_one_warning(recorded, key, hint):
+    _, done = recorded
+    part = done.stderr.partition(f"end {key}\n")[0].rpartition("end use_wandb\n")[2]
+    (line,) = [line for line in part.splitlines() if line.startswith("warning:")]
     assert "failed and is switched off" in line and f"{key} found no API key" in line and hint in line
-    assert "sinks 0\n" in done.stdout
+    assert f"{key} without a key: 0\n" in done.stdout
 
 
 @pytest.mark.parametrize(("key", "package"), [("use_wandb", "wandb"), ("use_comet", "comet_ml")])

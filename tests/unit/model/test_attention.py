@@ -5,6 +5,7 @@ import torch
 
 from megatron import mpu
 from megatron.model.attention import KeyValueCache, ParallelSelfAttention
+from megatron.model.attention import sdpa as sdpa_module
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.pattern import Pattern
 from megatron.model.init_functions import init_method_normal
@@ -34,6 +35,19 @@ def test_sdpa_equals_the_formula(queries, keys, kv_heads):
     key, value = (torch.randn(2, kv_heads, keys, 8, generator=generator) for _ in range(2))
     output = sdpa()(query, key, value, scale=0.3, dropout=0.0)
     torch.testing.assert_close(output, explicit_attention(query, key, value, 0.3))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("converted", [sdpa_module.CONVERTED, 100, 1])
+def test_one_query_of_16_bits_is_answered_in_fp32(kv_heads, converted, monkeypatch):
+    monkeypatch.setattr(sdpa_module, "CONVERTED", converted)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 4, 1, 8, generator=generator).bfloat16()
+    room = torch.randn(2, 3, kv_heads, 20, 8, generator=generator).bfloat16()
+    key, value = room[:, :, :, :7]  # a cache has room for more
+    output = sdpa()(query, key, value, scale=0.3, dropout=0.0)
+    exact = explicit_attention(query.float(), key.float(), value.float(), 0.3)
+    assert torch.equal(output, exact.bfloat16())
 
 
 def test_sdpa_drops_softmax_weights():

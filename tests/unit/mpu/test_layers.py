@@ -5,6 +5,7 @@ import torch
 
 from megatron import mpu
 from megatron.model.mup import Widths
+from megatron.mpu.linear import answering, linear
 from tests.common.distributed import run_distributed
 from tests.common.models import model_args
 
@@ -20,6 +21,21 @@ def test_in_a_group_of_one_the_linear_layers_are_linear_layers():
         output, bias = layer(x)
         assert bias is layer.bias
         torch.testing.assert_close(output, torch.nn.functional.linear(x, layer.weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1, 6), (5, 2, 6), (4, 6), (0, 6)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_answering_multiplies_with_other_kernels_and_gets_the_same(dtype, shape, biased):
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(size, generator=generator).to(dtype) for size in (shape, (8, 6), (8,)))
+    arguments = (x.transpose(0, -2), weight, bias if biased else None)
+    expected = torch.nn.functional.linear(*arguments)
+    with answering(), torch.no_grad():
+        torch.testing.assert_close(linear(*arguments), expected)
+    assert linear(*arguments[:2], bias.requires_grad_()).requires_grad, (
+        "the kernels are chosen for the block only"
+    )
 
 
 def test_without_a_bias_there_is_none():

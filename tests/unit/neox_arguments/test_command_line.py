@@ -49,6 +49,15 @@ def test_options_may_stand_anywhere_and_override_keys(folder):
     assert args.dry_run is True
 
 
+def test_profiles_can_be_asked_for_on_the_command_line(folder):
+    (folder / "conf" / "logged.yml").write_text("log_dir: logs")
+    given = ["train.py", "-d", "conf", "model", "logged"]
+    args = NeoXArgs.consume_deepy_args([*given, "--memory_profiling"])
+    assert args.memory_profiling and not args.profile
+    args = NeoXArgs.consume_deepy_args([*given, "--profile"])
+    assert args.profile and not args.memory_profiling
+
+
 def test_a_missing_script_is_named(folder):
     with pytest.raises(LaunchError, match="trian.py: no such script"):
         NeoXArgs.consume_deepy_args(["trian.py", "conf/model.yml"])

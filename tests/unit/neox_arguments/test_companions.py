@@ -24,11 +24,17 @@ def test_a_key_that_does_nothing_without_another_is_told():
     ("changes", "needed", "acting"),
     [
         ({"rpe_num_buckets": 8}, "pos_emb: rpe", {"pos_emb": "rpe"}),
+        (
+            {"online_dataserver_ports": 99},
+            "dataset_impl: online",
+            {"dataset_impl": "online", "data_path": None},
+        ),
         ({"rotary_pct": 0.5}, "pos_emb: rotary", {"pos_emb": "rotary"}),
         ({"mup_rp_embedding_mult": 2.0}, "pos_emb: learned or sinusoidal", {"pos_emb": "sinusoidal"}),
         ({"moe_lbl_in_fp32": True}, "moe_num_experts above 1", {"moe_num_experts": 2}),
         ({"gmlp_attn_dim": 8}, "amlp layers in attention_config", {"attention_config": [[["amlp"], "all"]]}),
         ({"mamba_use_bias_in_conv": False}, "mamba layers in", {"attention_config": [[["mamba"], "all"]]}),
+        ({"comment": "mine"}, "launcher: slurm", {"launcher": "slurm"}),
         ({"param_sharing_style": "spaced"}, "num_unique_layers", {"num_unique_layers": 1}),
     ],
 )

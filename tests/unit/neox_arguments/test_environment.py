@@ -126,6 +126,18 @@ def test_processes_that_are_all_on_one_machine_meet_there(monkeypatch):
     assert [os.environ[name] for name in MEETING] == ["127.0.0.1", "4321"]
 
 
+def test_processes_share_the_cores_of_their_machine_unless_told(monkeypatch):
+    monkeypatch.setattr("megatron.neox_arguments.environment.available_cores", lambda: 8)
+    for name, value in zip((*STANDARD, "LOCAL_SIZE"), ("0", "0", "6", "3"), strict=True):
+        monkeypatch.setenv(name, value)
+    for given, threads in (("5", "5"), (None, "2")):
+        monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+        if given is None:
+            monkeypatch.delenv("OMP_NUM_THREADS")
+        environment.place({})
+        assert os.environ["OMP_NUM_THREADS"] == threads
+
+
 def test_the_arguments_learn_their_place_and_refuse_another_job_size(monkeypatch):
     args = NeoXArgs.from_dict(minimal(global_num_gpus=2))
     for name, value in zip(STANDARD, "112", strict=True):

@@ -16,6 +16,27 @@ BAD = [
     ({"profile_step_start": 0}, "profile_step_start=0 must be above 0"),
     ({"profile_step_stop": 9}, "profile_step_stop=9 must not lie before profile_step_start=10"),
     ({"memory_profiling": True}, "memory_profiling needs memory_profiling_path"),
+    (
+        {"serve_model_weights": True, "weight_server_port": [6000], "global_num_gpus": 2},
+        "weight_server_port has 1 entries and the job 2 processes",
+    ),
+    (
+        {"serve_model_weights": True, "weight_server_port": 65535, "global_num_gpus": 2},
+        "weight_server_port=65535 leaves no port for the last of 2 processes",
+    ),
+    (
+        {"serve_model_weights": True, "weight_server_port": 0},
+        "weight_server_port=0 must lie between 1 and 65535",
+    ),
+    (
+        {"dataset_impl": "online", "data_path": None, "online_dataserver_ports": [99, 70000]},
+        "online_dataserver_ports=[99, 70000] must lie between 1 and 65535",
+    ),
+    (
+        {"dataset_impl": "online", "data_path": None, "online_dataserver_ips": ["a"], "global_num_gpus": 2},
+        "online_dataserver_ips has 1 entries and the job 2 data-parallel ranks",
+    ),
+    ({"online_dataserver_timeout": 0.0}, "online_dataserver_timeout=0.0 must be above 0"),
     ({"num_layers": None}, "num_layers must be set"),
     ({"num_layers": 0}, "num_layers=0 must be above 0"),
     ({"train_iters": -5}, "train_iters=-5 must be above 0"),
@@ -158,6 +179,7 @@ BAD = [
     ({"split": "all"}, "split='all' must be up to three numbers"),
     ({"split": "1,2,3,4"}, "split='1,2,3,4' must be up to three shares"),
     ({"master_port": 70000}, "master_port=70000 must lie between 1 and 65535"),
+    ({"launcher_args": "-x 'A"}, "cannot be split into words: No closing quotation"),
     ({"include": "localhost", "exclude": "localhost"}, "include and exclude are both set"),
 ]
 
@@ -188,6 +210,9 @@ def test_a_mistake_is_told_once_and_without_its_consequences():
 GOOD = [
     {"profile": True, "log_dir": "logs"},
     {"memory_profiling": True, "memory_profiling_path": "snapshots"},
+    {"memory_profiling": True, "tensorboard_dir": "events"},
+    {"serve_model_weights": True, "weight_server_port": [6000, 7000], "global_num_gpus": 2},
+    {"dataset_impl": "online", "data_path": None, "online_dataserver_ports": [1, 2], "global_num_gpus": 2},
     {"eval_iters": 0},
     {"eval_interval": 0},
     {"eval_limit": 0.5, "eval_num_fewshot": 0, "eval_bootstrap_iters": 0, "eval_include_path": "tasks"},

@@ -57,10 +57,16 @@ def test_flops_have_a_chart_only_where_there_is_no_utilisation():
 
 
 def test_other_tags_have_charts_as_far_as_the_page_can_hold_them():
-    run = run_of(train__lm_loss=[1.0], **{f"eval__task_{number:02d}": [1.0] for number in range(50)})
+    run = run_of(train__lm_loss=[1.0], **{f"train__extra_{number:02d}": [1.0] for number in range(50)})
     charts, left_out = other_charts([run])
-    assert [chart.tag for chart in charts[:2]] == ["eval/task_00", "eval/task_01"]
+    assert [chart.tag for chart in charts[:2]] == ["train/extra_00", "train/extra_01"]
     assert (len(charts), left_out) == (40, 10)
+
+
+def test_scores_of_tasks_are_among_the_main_charts_without_their_errors():
+    run = run_of(train__lm_loss=[1.0], eval__piqa_acc=[0.5], eval__piqa_acc_stderr=[0.01])
+    assert [chart.title for chart in main_charts([run])] == ["Training loss", "piqa_acc"]
+    assert [chart.tag for chart in other_charts([run])[0]] == ["eval/piqa_acc_stderr"]
 
 
 def test_a_loss_that_ends_as_no_number_has_diverged_since_then():

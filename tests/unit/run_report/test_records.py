@@ -65,6 +65,15 @@ def test_a_start_from_nothing_replaces_an_earlier_run_in_the_file(tmp_path):
     assert len(run.starts) == 1 and run.replaced == 3 and run.seconds.values[-1] == 10.0
 
 
+def test_a_job_that_the_launcher_starts_again_from_nothing_is_the_same_run(tmp_path):
+    again = {**start(0, 100.0), "runtime/restarts": 1.0}
+    (run,) = read(
+        write_log(tmp_path / "run", [start(0, 1.0), step(10, 11.0, 9.0), again, step(10, 110.0, 4.0)])
+    )
+    assert run["train/lm_loss"].values.tolist() == [4.0] and run.replaced == 0
+    assert [s.lost for s in run.starts] == [0, 10] and run.seconds.values[-1] == 20.0
+
+
 @pytest.mark.parametrize(
     "line",
     ['{"iteration": 3, "train/lm_lo', "[3]", "{}", '{"iteration": "3"}', '{"iteration": 3, "time": "now"}', "\0\xff",
