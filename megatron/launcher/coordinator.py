@@ -266,6 +266,7 @@ class Coordinator:
             member.works = False
         elif kind == "goodbye":
             status = int(message["status"])
+            member.heard = time.monotonic()
             self.comes_again = self.comes_again or status == COME_AGAIN
             if status not in (0, COME_AGAIN):
                 self.losses.append(Loss(member.rank, self._host(member), f"ended with exit code {status}"))
@@ -285,7 +286,7 @@ class Coordinator:
         at_work = [member for member in self._members.values() if member.works]
         if self.stall or not self._patience or not at_work:
             return
-        moved = max(member.heard for member in at_work)
+        moved = max(member.heard for member in self._members.values())
         frozen = any(member.trace for member in at_work)
         if self._asked:
             if now - moved <= self._patience and not frozen:
