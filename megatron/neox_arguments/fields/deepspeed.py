@@ -132,7 +132,8 @@ class NeoXArgsDeepspeedRunner(NeoXArgsTemplate):
     """Launcher options, in the order in which they are handed to DeepSpeed's launcher."""
 
     hostfile: str | None = None
-    """File of machines, one `NAME slots=N` a line. A file that does not exist means this machine only."""
+    """File of machines, one `NAME slots=N` a line; when unset, the one that the variable DLTS_HOSTFILE names, else
+    /job/hostfile. A file that does not exist means this machine only."""
 
     include: str | None = None
     """Machines and slots to use: `NAME[:SLOT,SLOT...]`, several joined by `@`."""
