@@ -13,6 +13,7 @@ INSTALL_REQUIRES = [
     "tqdm>=4.60",
     "pybind11>=2.11",
     "zstandard>=0.20",
+    "zlib-ng>=0.5",
     "ftfy>=6.0",
     "tensorboard>=2.14",
     "setuptools>=68",  # torch.utils.cpp_extension, which builds the optional C++ helpers

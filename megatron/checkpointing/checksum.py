@@ -1,9 +1,15 @@
 """CRC-32 of large files, parts of which are read by several threads."""
 
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
+
+try:
+    from zlib_ng.zlib_ng import crc32
+except ImportError:  # a machine that it is not built for: the same sums at a fraction of the speed
+    from zlib import crc32
+
+__all__ = ["crc32", "joined", "of_file"]
 
 from megatron.common import activity
 
@@ -32,7 +38,7 @@ def _of_part(path: Path, start: int, length: int) -> int:
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         while length > 0 and (count := file.readinto(room[: min(_BLOCK, length)])):
-            checksum = zlib.crc32(room[:count], checksum)
+            checksum = crc32(room[:count], checksum)
             length -= count
             activity.pulse()
     return checksum

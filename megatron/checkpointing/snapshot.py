@@ -1,8 +1,6 @@
 """Copies of a training state in host memory, which go on existing while training changes the state."""
 
-import contextlib
 import copy
-import mmap
 from collections import deque
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +10,6 @@ import torch
 from megatron.common import device
 
 _COPIERS = 4
-_LARGE = 1 << 20  # bytes from which memory comes in the large pages of the system, where it has them
 
 
 class HostMemory:
@@ -30,23 +27,13 @@ class HostMemory:
         size, pinned = tensor.numel() * tensor.element_size(), tensor.device.type != "cpu"
         key = (size, pinned)
         free = self._free.get(key)
-        room = free.pop() if free else _fresh(size, pinned)
+        room = free.pop() if free else torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         self._used.setdefault(key, []).append(room)
         return room.view(tensor.dtype).view(tensor.shape)
 
     def release(self) -> None:
         """Everything taken since the last release is free again; what was not needed is given up."""
         self._free, self._used = self._used, {}
-
-
-def _fresh(size: int, pinned: bool) -> torch.Tensor:
-    """`size` bytes that nobody has used yet. The first touch of ordinary pages would take longer than the copying."""
-    if pinned or size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a system that is built without them
-        room.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(room, dtype=torch.uint8)
 
 
 def snapshot(value, memory: HostMemory, leave: Collection[str] = ()):

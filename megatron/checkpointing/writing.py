@@ -2,7 +2,6 @@
 
 import os
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import BinaryIO, TypeVar
 
 import torch
 
+from megatron.checkpointing.checksum import crc32
 from megatron.common import activity
 
 ATTEMPTS = 3
@@ -74,10 +74,10 @@ class _SummedFile:
     def _add(self, piece: memoryview) -> None:
         if piece.nbytes < _SHARED:
             self._file.write(piece)
-            self.checksum = zlib.crc32(piece, self.checksum)
+            self.checksum = crc32(piece, self.checksum)
         else:
             # Both let go of the interpreter. The piece is torch's: nobody may look at it after the return.
-            checksum = self._helpers.submit(zlib.crc32, piece, self.checksum)
+            checksum = self._helpers.submit(crc32, piece, self.checksum)
             try:
                 self._file.write(piece)
             finally:

@@ -10,6 +10,8 @@ from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 
 HOSTFILE_VARIABLE = "DLTS_HOSTFILE"
+# Where some clusters put the file of a job, and where DeepSpeed looks for it.
+DEFAULT_HOSTFILE = "/job/hostfile"
 Pool = dict[str, list[int]]
 _SCHEDULERS = {"slurm": slurm.allocation, "jsrun": lsf.allocation}
 
@@ -88,9 +90,9 @@ def filter_pool(pool: Pool, include: str | None, exclude: str | None) -> Pool:
 
 
 def find_hostfile(hostfile: str | None) -> str | None:
-    """The host file to use: the key's, else DLTS_HOSTFILE; None if it does not exist."""
-    path = hostfile or os.environ.get(HOSTFILE_VARIABLE)
-    return path if path and os.path.isfile(path) else None
+    """The host file to use: the key's, else DLTS_HOSTFILE, else /job/hostfile; None if it does not exist."""
+    path = hostfile or os.environ.get(HOSTFILE_VARIABLE) or DEFAULT_HOSTFILE
+    return path if os.path.isfile(path) else None
 
 
 def resource_pool(

@@ -10,8 +10,11 @@ import socket
 import time
 from typing import Any
 
+# Environment variables with the secrets that a weight server, or a sample server, asks of its clients.
+WEIGHT_TOKEN, SAMPLE_TOKEN = "NEOX_WEIGHT_TOKEN", "NEOX_SAMPLE_TOKEN"
 LINE_BYTES = 1 << 20
 PIECE_BYTES = 1 << 16
+BODY_PIECE_BYTES = 1 << 24
 SEND_SECONDS = 120.0
 
 
@@ -30,8 +33,10 @@ class Channel:
         """Raises: OSError if the other side is gone or does not read."""
         self._socket.settimeout(SEND_SECONDS)
         self._socket.sendall(json.dumps(value).encode() + b"\n")
-        if body:
-            self._socket.sendall(body)
+        rest = memoryview(body)
+        # The time is for each piece, since a whole model takes as long as it takes.
+        for start in range(0, len(rest), BODY_PIECE_BYTES):
+            self._socket.sendall(rest[start : start + BODY_PIECE_BYTES])
 
     def receive(self, limit: int = LINE_BYTES, seconds: float = 60.0) -> Any:
         """The next value; None where the other side has closed instead of sending one.
@@ -54,8 +59,10 @@ class Channel:
                 text = b"".join(pieces)
                 return _decoded(text) if text.strip() else None
 
-    def receive_body(self, length: int, seconds: float = 600.0) -> bytes:
+    def receive_body(self, length: Any, seconds: float = 600.0) -> bytes:
         """The raw bytes that a message has announced. Raises: as `receive`."""
+        if type(length) is not int or length < 0:
+            raise MessageError("a message with a wrong number of bytes")
         deadline = time.monotonic() + seconds
         body, self._ahead = bytearray(self._ahead[:length]), self._ahead[length:]
         while len(body) < length:

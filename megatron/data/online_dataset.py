@@ -13,10 +13,9 @@ import numpy as np
 from megatron import mpu
 from megatron.common.console import warn_of_rank
 from megatron.common.errors import ConfigError, DataError
-from megatron.common.messages import MessageError, connect
+from megatron.common.messages import SAMPLE_TOKEN, MessageError, connect
 from megatron.data.packing import IGNORED_LABEL
 from megatron.registry import register
-from megatron.serving.samples import SAMPLE_TOKEN
 
 PADDING_TOKEN = 0
 REPLY_BYTES = 1 << 28

@@ -102,7 +102,6 @@ class InferenceModel:
         last_only: leave out the logits of all positions but the last.
         Returns: logits [b, n or 1, V] of the padded vocabulary on the last stage, None on the others.
         """
-        activity.pulse()
         prompt = self._prompt_due()
         with self._output(LAST if last_only else None, parallel=False):
             outputs = self._run_stages(tokens, position_ids, prompt)
@@ -139,6 +138,7 @@ class InferenceModel:
         self, tokens: torch.Tensor, position_ids: torch.Tensor, prompt: int
     ) -> torch.Tensor | None:
         """What the last stage puts out; None on the others."""
+        activity.pulse()
         batch, length = tokens.shape
         inputs = (tokens, position_ids) if self.is_first_stage else self._receive(batch, prompt + length)
         with answering():

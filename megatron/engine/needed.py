@@ -3,8 +3,7 @@
 import os
 
 from megatron.common.errors import ConfigError
-from megatron.common.messages import check_exposure
-from megatron.serving.server import WEIGHT_TOKEN
+from megatron.common.messages import WEIGHT_TOKEN, check_exposure
 
 
 def check_settings(neox_args) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from megatron.common.console import print_rank_0
+from megatron.common.messages import WEIGHT_TOKEN
 from megatron.engine.parts import around_step
-from megatron.serving.server import WEIGHT_TOKEN, WeightServer, place_of_rank, port_of_rank
+from megatron.serving.server import WeightServer, place_of_rank, port_of_rank
 from megatron.serving.snapshots import WeightKeeper
 
 

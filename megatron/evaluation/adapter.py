@@ -1,6 +1,6 @@
 """The model as lm-evaluation-harness sees it. Importing this module needs the package lm_eval, and says so."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from megatron.common.console import Progress, warn
@@ -14,6 +14,7 @@ from megatron.evaluation.team import Team
 from megatron.evaluation.texts import Question, TextCoder
 from megatron.evaluation.worker import Continuations, Worker
 from megatron.generation.records import is_writer
+from megatron.neox_arguments.features import refusals
 
 LM = require("lm_eval.api.model", "eval", "eval_tasks").LM
 
@@ -93,7 +94,7 @@ class EvalHarnessAdapter(LM):
     def _ask(self, questions: list[Question], label: str, quiet: bool) -> list[tuple[float, bool]]:
         """(sum of the log-probabilities, whether all were likeliest) of every question."""
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(questions)
-        planned = list(rounds(merge(questions), self._rows, self._worker.replicas, self.max_length))
+        planned = list(self._rounds(merge(questions), lambda row: len(row.inputs)))
         with Progress(len(questions), "requests", label, enabled=is_writer() and not quiet) as progress:
             for first in range(0, len(planned), ROUNDS_AT_ONCE):
                 chunk = planned[first : first + ROUNDS_AT_ONCE]
@@ -109,6 +110,9 @@ class EvalHarnessAdapter(LM):
                     progress.update(len(row.owners))
         return answers
 
+    def _rounds(self, items: Iterable[Any], length: Callable[[Any], int]) -> Iterator[list]:
+        return rounds(items, length, self._rows, self._worker.replicas, self.max_length)
+
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The continuation of each (context, generation_kwargs), up to the first of its stop strings."""
         contexts = self._coder.encode_all(request.args[0] for request in requests)
@@ -121,11 +125,12 @@ class EvalHarnessAdapter(LM):
         ) as progress:
             for numbers in groups.values():
                 options = self._options(requests[numbers[0]].args[1])
-                room = self.max_length - options["max_gen_toks"]
-                prompts = {n: contexts[requests[n].args[0]][-room:] or [self._coder.prefix] for n in numbers}
-                ordered = sorted(numbers, key=lambda n: len(prompts[n]), reverse=True)  # noqa: B023 (used at once)
-                for first in range(0, len(ordered), self.batch_size):
-                    batch = ordered[first : first + self.batch_size]
+                new = options["max_gen_toks"]
+                prompts = {
+                    n: contexts[requests[n].args[0]][new - self.max_length :] or [self._coder.prefix]
+                    for n in numbers
+                }
+                for batch in self._rounds(prompts, lambda n: len(prompts[n]) + new):  # noqa: B023 (used at once)
                     work = Continuations([prompts[n] for n in batch], batch, **options)
                     for number, text in zip(batch, self._team.generate(work), strict=True):
                         texts[number] = text
@@ -140,8 +145,6 @@ class EvalHarnessAdapter(LM):
         if options["max_gen_toks"] > longest:
             warn(f"a task asks for {options['max_gen_toks']} new tokens, seq_length has room for {longest}")
             options["max_gen_toks"] = longest
-        # A text that the end-of-document token would end must not go on behind it.
-        options["until"].append(self.neox_args.tokenizer.detokenize([self.eot_token_id]))
         return options
 
     def _template(self) -> ChatTemplate:
@@ -178,12 +181,13 @@ class EvalHarnessAdapter(LM):
             num_fewshot: examples before each question, except where a task fixes 0; None: eval_num_fewshot, else the
                 tasks' own.
             bootstrap_iters: draws for standard errors that have no formula; 0: no standard errors at all.
-            use_cache: keep keys and values while generating.
+            use_cache: keep keys and values while generating, where the model can and `recompute` is not set.
             name: of the model, in the results.
             limit: documents per task, or below 1 their share; None: eval_limit, else all.
         Returns: what lm_eval's evaluator returns, with `config` of this run and `git_hash`, on all ranks.
         """
-        self._worker.use_cache = use_cache
+        recomputes = self.neox_args.recompute or any(refusals(self.neox_args, cached=True))
+        self._worker.use_cache = use_cache and not recomputes
         training = self.model.module.training
         if self.neox_args.eval_apply_chat_template:
             self._template()  # told before anything is loaded

@@ -1,7 +1,8 @@
 """Which questions share a forward pass, and which passes go together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from megatron.evaluation.texts import Question
 
 # A round of short texts may have this many times the rows of one of full length.
 MOST_ROWS = 64
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -48,15 +51,18 @@ def merge(questions: Sequence[Question]) -> list[Row]:
     return rows
 
 
-def rounds(rows: list[Row], batch_size: int, replicas: int, max_length: int) -> Iterator[list[Row]]:
-    """Rows of similar length that are computed at once, the longest first, so that memory runs out at once or never.
+def rounds(
+    items: Iterable[T], length: Callable[[T], int], batch_size: int, replicas: int, max_length: int
+) -> Iterator[list[T]]:
+    """Items of similar length that are computed at once, the longest first, so that memory runs out at once or never.
 
-    batch_size: rows of full length on one replica; shorter ones may be as many more as they are shorter.
+    Args: length: tokens of an item; batch_size: items of full length on one replica; shorter ones may be as many more
+    as they are shorter.
     """
-    ordered = sorted(rows, key=lambda row: len(row.inputs), reverse=True)
+    ordered = sorted(items, key=length, reverse=True)
     first = 0
     while first < len(ordered):
-        shorter = min(MOST_ROWS, max(1, max_length // len(ordered[first].inputs)))
+        shorter = min(MOST_ROWS, max(1, max_length // length(ordered[first])))
         count = batch_size * shorter * replicas
         yield ordered[first : first + count]
         first += count

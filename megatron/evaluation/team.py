@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from megatron.common import activity
 from megatron.common.errors import NeoXError
 from megatron.engine.exchange import broadcast_json, broadcast_numbers
 from megatron.evaluation.plan import Row, pack, unpack
@@ -33,6 +34,7 @@ class Team:
 
         Raises: what `job` raises on rank 0; the others a NeoXError with the same words.
         """
+        activity.beat("evaluation by tasks")
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return job()
         if dist.get_rank() != 0:
@@ -62,6 +64,7 @@ class Team:
     def _follow(self) -> dict:
         while True:
             action, value = broadcast_json(None)
+            activity.pulse()
             if action == "score":
                 self.worker.score(unpack(broadcast_numbers(None).tolist()))
             elif action == "generate":
@@ -73,6 +76,7 @@ class Team:
 
     def _say(self, action: str, value: Any = None) -> None:
         with self._speaking:
+            activity.pulse()
             broadcast_json([action, value])
 
     @contextmanager

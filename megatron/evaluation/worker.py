@@ -103,34 +103,19 @@ class Worker:
         seeds = [row_seed(self.neox_args.seed, f"request {work.numbers[n]}") for n in own]
         prompts = [work.prompts[n] for n in own]
         decoder = Decoder(self.neox_args, self.model, prompts, options, seeds)
-        texts = _Texts(decoder.batch, self.neox_args.tokenizer, work.until)
-        for _ in decoder.run():
-            texts.close_finished()
-        return [cut(texts.of(row), work.until) for row in range(len(prompts))]
+        until = [end for end in work.until if end]
 
+        def text_of(row: int) -> str:
+            new = decoder.generated[row]
+            return self.neox_args.tokenizer.detokenize(new[:-1] if new[-1:] == [decoder.eos] else new)
 
-class _Texts:
-    """The new text of each row of a batch. All ranks of a replica hold the same tokens, so they close the same rows."""
-
-    def __init__(self, batch, tokenizer, until: list[str]):
-        self.batch, self.tokenizer, self.until = batch, tokenizer, until
-
-    def of(self, row: int) -> str:
-        first, last = int(self.batch.start[row]), int(self.batch.end[row])
-        return (
-            self.tokenizer.detokenize(self.batch.tokens[row, first : last + 1].tolist())
-            if last >= first
-            else ""
-        )
-
-    def close_finished(self) -> None:
-        """End the rows in whose text one of the ends has come up, however its characters fall into tokens."""
-        if not self.until:
-            return
-        for row, closed in enumerate(list(self.batch.closed)):
-            if not closed:
-                text = self.of(row)
-                self.batch.closed[row] = any(end in text for end in self.until)
+        for batch in decoder.run():
+            for row, closed in enumerate(batch.closed):
+                # However the characters of an end fall into tokens. All ranks of a replica hold the same ones.
+                if not closed and decoder.generated[row]:
+                    text = text_of(row)
+                    batch.closed[row] = any(end in text for end in until)
+        return [cut(text_of(row), until) for row in range(len(prompts))]
 
 
 def cut(text: str, until: list[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.common.errors import LaunchError
+from megatron.common.messages import SAMPLE_TOKEN, WEIGHT_TOKEN
 
 # What travels by itself: names, and beginnings of names that end in "_". Anything else goes into .deepspeed_env.
 CARRIED = (
@@ -26,6 +27,7 @@ CARRIED = (
     ),
     *("OMP_", "MKL_", "OPENBLAS_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "MLFLOW_"),
     *("LOGLEVEL", "DATA_DIR"),
+    *(WEIGHT_TOKEN, SAMPLE_TOKEN),
 )
 # What an experiment tracker reads, among it the key of somebody's account.
 _TRACKERS = {"wandb": "WANDB_", "comet": "COMET_"}

@@ -1,9 +1,12 @@
 """Whether the hosts of a job can be reached, and with which program: found out before anything starts."""
 
+import os
+import shlex
 import shutil
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from megatron.common.errors import LaunchError
@@ -105,7 +108,7 @@ def _check_ssh(job: Any) -> None:
     """Call on all hosts at once. mpirun starts processes of this machine by itself."""
     hosts = [host for host in job.hosts if job.launcher == "pdsh" or not is_this_machine(host)]
     with ThreadPoolExecutor(max_workers=max(1, min(64, len(hosts)))) as pool:
-        answers = dict(zip(hosts, pool.map(_call, hosts), strict=True))
+        answers = dict(zip(hosts, pool.map(partial(_call, job.launcher), hosts), strict=True))
     failed = {host: answer for host, answer in answers.items() if answer is not None}
     if failed:
         host, answer = next(iter(failed.items()))
@@ -116,9 +119,11 @@ def _check_ssh(job: Any) -> None:
         )
 
 
-def _call(host: str) -> str | None:
+def _call(launcher: str, host: str) -> str | None:
     """What is wrong with ssh to a host."""
     options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
+    if launcher == "pdsh":
+        options += shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))
     try:
         done = subprocess.run(
             ["ssh", *options, host, "true"],

@@ -4,7 +4,8 @@ import os
 
 import torch
 
-from megatron.serving.server import LOOPBACK, WEIGHT_TOKEN, WeightServer, place_of_rank, port_of_rank
+from megatron.common.messages import WEIGHT_TOKEN
+from megatron.serving.server import LOOPBACK, WeightServer, place_of_rank, port_of_rank
 from megatron.serving.snapshots import WeightKeeper
 
 

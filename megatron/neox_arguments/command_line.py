@@ -146,9 +146,8 @@ def launcher_options(args: Any) -> list[str]:
 def starter_arguments(args: Any) -> str:
     """What the program behind `launcher` is told besides; "" for nothing.
 
-    Comment and account are among it: mainline DeepSpeed's launcher has no flags for them.
+    Comment and account are among it, for Slurm: mainline DeepSpeed's launcher has no flags for them.
     """
-    slurm = [
-        f"--{key}={shlex.quote(value)}" for key in ("comment", "account") if (value := getattr(args, key))
-    ]
+    keys = ("comment", "account") if args.launcher == "slurm" else ()
+    slurm = [f"--{key}={shlex.quote(value)}" for key in keys if (value := getattr(args, key))]
     return " ".join([*([args.launcher_args] if args.launcher_args else []), *slurm])

@@ -85,6 +85,7 @@ _PARTS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         "moe_num_experts above 1",
         lambda args: args.moe_num_experts > 1,
     ),
+    (("comment", "account"), "launcher: slurm", lambda args: args.launcher == "slurm"),
     (("gmlp_attn_dim",), "amlp layers in attention_config", _any_layer("amlp")),
     (("fused_kernels_build_path",), "rwkv layers in attention_config", _any_layer("rwkv")),
     (

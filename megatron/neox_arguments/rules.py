@@ -471,6 +471,7 @@ for _keys, _problems in (
     (MUP_KEYS, mup_problems),
     (launch_options.FILTERS, launch_options.filter_problems),
     (launch_options.PORT, launch_options.port_problems),
+    (launch_options.ARGUMENTS, launch_options.argument_problems),
     (profiling.KEYS, profiling.problems),
     (restart_options.KEYS, restart_options.problems),
     (schedule_options.KEYS, schedule_options.problems),

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 import torch
 
 from megatron.common.errors import NeoXError
-from megatron.common.messages import Channel, MessageError, connect
+from megatron.common.messages import WEIGHT_TOKEN, Channel, MessageError, connect
 from megatron.common.optional import require
 from megatron.mpu import ParameterSpec, merge_slices
-from megatron.serving.server import PROTOCOL, WEIGHT_TOKEN
+from megatron.serving.server import PROTOCOL
 
 TABLE_BYTES = 1 << 28
 BATCH_BYTES = 1 << 28

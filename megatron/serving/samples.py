@@ -5,9 +5,8 @@ from typing import Any
 
 from megatron.common.errors import ConfigError
 from megatron.common.listener import Listener, refuse
-from megatron.common.messages import Channel, MessageError, check_exposure, same_token
+from megatron.common.messages import SAMPLE_TOKEN, Channel, MessageError, check_exposure, same_token
 
-SAMPLE_TOKEN = "NEOX_SAMPLE_TOKEN"
 REQUEST_SECONDS = 10.0
 
 

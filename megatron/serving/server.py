@@ -8,12 +8,11 @@ import torch
 from megatron import mpu
 from megatron.common.errors import ConfigError
 from megatron.common.listener import Listener, refuse
-from megatron.common.messages import Channel, MessageError, check_exposure, same_token
+from megatron.common.messages import WEIGHT_TOKEN, Channel, MessageError, check_exposure, same_token
 from megatron.common.optional import require
 from megatron.serving.snapshots import Snapshot, Unavailable, WeightKeeper
 
 PROTOCOL = 1
-WEIGHT_TOKEN = "NEOX_WEIGHT_TOKEN"
 LOOPBACK = "127.0.0.1"
 HELLO_SECONDS = 10.0
 IDLE_SECONDS = 600.0

@@ -3,6 +3,8 @@
 import os
 import time
 
+import pytest
+
 from tests.cluster.hosts import cluster
 from tests.common.components import needs_program
 
@@ -14,6 +16,13 @@ def test_ssh_and_pdsh_lead_from_host_to_host(two_hosts):
     assert node2.run(["ssh", "node1", "hostname -I"]).stdout.split() == [node1.address]
     both = node1.run(["pdsh", "-w", "node1,node2", "hostname"], env={"PDSH_RCMD_TYPE": "ssh"})
     assert sorted(both.stdout.splitlines()) == ["node1: node1", "node2: node2"]
+
+
+def test_what_is_missing_is_told_on_a_machine_of_ones_own_and_fails_in_ci(monkeypatch):
+    for variable, outcome in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):
+        monkeypatch.setenv("CI", variable)
+        with pytest.raises(outcome, match="not installed: no-such-program"):
+            needs_program("sh", "no-such-program")
 
 
 def test_a_host_can_be_cut_off_and_ends_with_all_that_runs_on_it(tmp_path):

@@ -12,16 +12,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron.common.errors import ConfigError, run_main  # noqa: E402
 from megatron.common.files import atomic_path  # noqa: E402
+from megatron.common.messages import WEIGHT_TOKEN  # noqa: E402
 from megatron.common.optional import require  # noqa: E402
 from megatron.serving.client import addresses, fetch_model  # noqa: E402
-from megatron.serving.server import WEIGHT_TOKEN  # noqa: E402
 
 
 def _place(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"--servers: {text!r} is not HOST:PORT")
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron.common.errors import DataError, run_main  # noqa: E402
-from megatron.serving.samples import SAMPLE_TOKEN, SampleServer  # noqa: E402
+from megatron.common.messages import SAMPLE_TOKEN  # noqa: E402
+from megatron.serving.samples import SampleServer  # noqa: E402
 
 SPLITS = ("train", "valid", "test")
 

@@ -63,6 +63,20 @@ def test_asking_for_more_than_there_is_is_refused(tmp_path):
         hosts.resource_pool(str(tmp_path / "hosts"), num_gpus=3)
 
 
+def test_the_key_wins_over_the_environment_and_that_over_the_usual_place(monkeypatch, tmp_path):
+    files = [tmp_path / name for name in ("key", "environment", "usual")]
+    for file in files:
+        file.write_text("one slots=1\n")
+    monkeypatch.setenv("DLTS_HOSTFILE", str(files[1]))
+    monkeypatch.setattr(hosts, "DEFAULT_HOSTFILE", str(files[2]))
+    assert hosts.find_hostfile(str(files[0])) == str(files[0])
+    assert hosts.find_hostfile(None) == str(files[1])
+    monkeypatch.delenv("DLTS_HOSTFILE")
+    assert hosts.find_hostfile(None) == str(files[2])
+    files[2].unlink()
+    assert hosts.find_hostfile(None) is None
+
+
 def test_without_a_host_file_filters_speak_of_this_machine(monkeypatch):
     monkeypatch.delenv("DLTS_HOSTFILE", raising=False)
     monkeypatch.setattr(hosts, "accelerator_count", lambda: 4)

@@ -15,6 +15,10 @@ def questions(count: int) -> list[Question]:
     ]
 
 
+def row_length(row) -> int:
+    return len(row.inputs)
+
+
 def answers(rows) -> dict[int, set[tuple]]:
     """For every question: (all tokens up to a target, the target)."""
     found: dict[int, set[tuple]] = {}
@@ -52,14 +56,14 @@ def test_answers_of_one_token_to_a_question_are_one_row():
 
 def test_rounds_are_sorted_by_length_and_short_texts_come_in_larger_ones():
     rows = merge([Question([number] * length, [0]) for number, length in enumerate([8] * 5 + [2] * 40)])
-    planned = list(rounds(rows, batch_size=2, replicas=2, max_length=8))
+    planned = list(rounds(rows, row_length, batch_size=2, replicas=2, max_length=8))
     assert [len(planned_rows) for planned_rows in planned] == [4, 4, 16, 16, 5]
     lengths = [len(row.inputs) for planned_rows in planned for row in planned_rows]
     assert lengths == sorted(lengths, reverse=True) and len(lengths) == 45
 
 
 def test_what_is_packed_comes_out_again():
-    planned = list(rounds(merge(questions(50)), 2, 1, 16))
+    planned = list(rounds(merge(questions(50)), row_length, 2, 1, 16))
     again = unpack(pack(planned))
     bare = [[(row.inputs, row.positions, row.targets) for row in rows] for rows in planned]
     assert [[(row.inputs, row.positions, row.targets) for row in rows] for rows in again] == bare

@@ -28,6 +28,7 @@ def test_settings_of_libraries_travel_and_a_hosts_own_do_not():
         "OMP_NUM_THREADS": "3",
         "DS_ACCELERATOR": "cpu",
         "LOGLEVEL": "DEBUG",
+        "NEOX_WEIGHT_TOKEN": "secret",
     }
     own = {"PATH": "/bin", "HOSTNAME": "here", "RANK": "3", "CUDA_VISIBLE_DEVICES": "0", "PYTHONHOME": "/x"}
     assert exports(job(), here | own) == {**here, "PYTHONPATH": os.getcwd()}

@@ -3,7 +3,8 @@
 import pytest
 
 from megatron.common.errors import LaunchError
-from megatron.launcher.reach import find_program
+from megatron.launcher import Job
+from megatron.launcher.reach import check_hosts, find_program
 
 
 @pytest.fixture
@@ -33,6 +34,22 @@ def test_a_program_is_known_by_what_it_says_of_itself(install):
     install("mpirun", "Intel(R) MPI Library for Linux* OS, Version 2021.9")
     assert find_program("impi").endswith("/mpirun")
     assert find_program("openmpi").endswith("/mpirun.openmpi")
+
+
+def test_pdshs_options_of_ssh_count_for_the_check_too(install, tmp_path, monkeypatch):
+    install("pdsh", "")
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$5" = -p ]\n')
+    ssh.chmod(0o755)
+    hosts = {"elsewhere": [0]}
+    job = Job("train.py", (), hosts, False, True, "127.0.0.1", 29500)
+    with pytest.raises(
+        LaunchError, match="'elsewhere' cannot be reached through ssh: ssh ended with exit code 1;"
+    ):
+        check_hosts(job)
+    monkeypatch.setenv("PDSH_SSH_ARGS_APPEND", "-p 2222")
+    check_hosts(job)
+    assert (tmp_path / "asked").read_text().splitlines()[1].endswith(" -p 2222 elsewhere true")
 
 
 @pytest.mark.parametrize(

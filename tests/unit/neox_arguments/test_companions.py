@@ -34,6 +34,7 @@ def test_a_key_that_does_nothing_without_another_is_told():
         ({"moe_lbl_in_fp32": True}, "moe_num_experts above 1", {"moe_num_experts": 2}),
         ({"gmlp_attn_dim": 8}, "amlp layers in attention_config", {"attention_config": [[["amlp"], "all"]]}),
         ({"mamba_use_bias_in_conv": False}, "mamba layers in", {"attention_config": [[["mamba"], "all"]]}),
+        ({"comment": "mine"}, "launcher: slurm", {"launcher": "slurm"}),
         ({"param_sharing_style": "spaced"}, "num_unique_layers", {"num_unique_layers": 1}),
     ],
 )

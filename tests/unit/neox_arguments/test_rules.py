@@ -179,6 +179,7 @@ BAD = [
     ({"split": "all"}, "split='all' must be up to three numbers"),
     ({"split": "1,2,3,4"}, "split='1,2,3,4' must be up to three shares"),
     ({"master_port": 70000}, "master_port=70000 must lie between 1 and 65535"),
+    ({"launcher_args": "-x 'A"}, "cannot be split into words: No closing quotation"),
     ({"include": "localhost", "exclude": "localhost"}, "include and exclude are both set"),
 ]
 
