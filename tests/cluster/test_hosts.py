@@ -1,11 +1,10 @@
 """The hosts that the other tests of this folder run on are hosts to the programs that run there."""
 
 import os
-import time
 
 import pytest
 
-from tests.cluster.hosts import cluster
+from tests.cluster.hosts import cluster, wait_for
 from tests.common.components import needs_program
 
 
@@ -36,8 +35,7 @@ def test_a_host_can_be_cut_off_and_ends_with_all_that_runs_on_it(tmp_path):
         right.stop_ssh()
         assert "refused" in left.run(ask, check=False).stderr
         sleeper = right.start(["sleep", "1000"])
-        while not right.processes():
-            time.sleep(0.02)
+        wait_for(right.processes, "sleep")
         assert list(right.processes().values()) == ["sleep 1000"]
         assert left.processes() == {}
         (pid,) = right.processes()
