@@ -18,7 +18,7 @@ LIMIT = 60  # seconds that any fault may take to end the job
 OPENMPI = ("openmpi", "mpirun.openmpi")
 # A worker that does what its folder says, without the time that a training takes to start.
 WORKER = """
-import os, socket, time
+import os, signal, socket, time
 from pathlib import Path
 from megatron.common.activity import beat
 from megatron.common.errors import run_main
@@ -33,7 +33,12 @@ def main():
     temporary = Path(__file__).with_name(f"{args.launcher}_{args.rank}.tmp")
     temporary.write_text(socket.gethostname())
     temporary.rename(temporary.with_suffix(".here"))
+    asked = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     while not Path(__file__).with_name("stall").exists():
+        if asked:
+            temporary.with_suffix(".saved").touch()
+            return
         beat("waiting", 3)
         time.sleep(0.05)
     if args.rank == 0:
@@ -56,6 +61,7 @@ class Running:
     """A job of WORKER, typed on node1, one process on each host, all of which have begun."""
 
     def __init__(self, hosts: list[Host], folder: Path, launcher: str, begins: bool = True, **settings):
+        self._host = hosts[0]
         (folder / "worker.py").write_text(WORKER)
         listed = write_hostfile(folder, "node1 slots=1", "node2 slots=1")
         config = write_job(
@@ -70,6 +76,12 @@ class Running:
         while begins and not all(mark.exists() for mark in marks):
             assert self._process.poll() is None, self._shown.read_text()
             time.sleep(0.02)
+
+    def interrupt(self) -> None:
+        """Ctrl-C, after which all goes well."""
+        (pid,) = [pid for pid, line in self._host.processes().items() if "deepy.py" in line]
+        os.kill(pid, 2)
+        assert self._process.wait(LIMIT) == 0, self.shown()
 
     def shown(self) -> str:
         return self._shown.read_text()
@@ -124,6 +136,12 @@ def test_a_training_whose_worker_is_killed_goes_on_by_itself(hosts, tmp_path):
     records = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
     starts = [record for record in records if "runtime/restarts" in record]
     assert [(start["iteration"], start["runtime/restarts"]) for start in starts] == [(0, 0), (int(told), 1)]
+    assert_nothing_is_left(hosts)
+
+
+def test_an_interrupt_lets_the_processes_of_all_hosts_save(hosts, tmp_path):
+    Running(hosts, tmp_path, "pdsh").interrupt()
+    assert {path.name for path in tmp_path.glob("*.saved")} == {"pdsh_0.saved", "pdsh_1.saved"}
     assert_nothing_is_left(hosts)
 
 
@@ -182,9 +200,9 @@ def test_a_port_in_use_is_named_by_the_rank_that_wanted_it(hosts, tmp_path):
 
 
 def test_slots_and_ssh_that_are_not_there_keep_the_job_from_starting(hosts, tmp_path):
-    job = Running(hosts, tmp_path, "pdsh", begins=False, global_num_gpus=3)
+    job = Running(hosts, tmp_path, "pdsh", begins=False, global_num_gpus=4)
     (error,) = job.errors()
-    assert "is for global_num_gpus=3, but 2 slots are available (node1 1, node2 1)" in error
+    assert "is for global_num_gpus=4, but 2 slots are available (node1 1, node2 1)" in error
     hosts[1].stop_ssh()
     (error,) = Running(hosts, tmp_path, "pdsh", begins=False).errors()
     assert error.startswith("error: host 'node2' cannot be reached through ssh: ")
