@@ -39,7 +39,7 @@ class CometSink:
     def log(self, values: dict[str, float], step: int) -> None:
         self._experiment.__internal_api__log_metrics__(values, step=step, framework=FRAMEWORK)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self._experiment.end()
 
 
