@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -116,7 +115,7 @@ def pretrain(neox_args) -> int:
         )
     )
     timers.log(["data loaders", "model and optimizer"])
-    with served_weights(neox_args, engine) as server, closing(Metrics(neox_args)) as metrics:
+    with served_weights(neox_args, engine) as server, Metrics(neox_args) as metrics:
         metrics.log(tags_of_start(neox_args, time.monotonic() - began), state.iteration)
         if state.do_train and state.iteration < neox_args.train_iters:
             train(

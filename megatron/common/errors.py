@@ -123,8 +123,8 @@ def _report(error: Exception) -> bool:
     message, trace = _plain_message(error), None
     if message is None:
         message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
-    # A fault of the outside world may pass, and so may one that nobody has foreseen.
-    mistake = trace is None and not isinstance(error, OSError)
+    # What nobody has foreseen may not come again, and a file system may recover.
+    mistake = trace is None and getattr(error, "errno", None) not in (errno.EIO, errno.ESTALE)
     rank = os.environ.get("RANK", "0")
     directory = os.environ.get(ERROR_DIR_VARIABLE)
     # On a full disk the file cannot be written and the words go to the terminal.

@@ -183,7 +183,7 @@ class Lifeline:
 
 def _connect(places: list[str]) -> tuple[str, socket.socket]:
     """The first place that answers, and the connection to it."""
-    problems: list[OSError] = [OSError("no address")]
+    problems: list[OSError] = []
     for place in places:
         host, _, port = place.rpartition(":")
         try:

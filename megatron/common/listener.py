@@ -1,8 +1,10 @@
 """A small server: a bounded number of connections with a thread each, none of which harms the others."""
 
+import atexit
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from megatron.common.console import warn_of_rank
@@ -10,6 +12,7 @@ from megatron.common.errors import LaunchError
 from megatron.common.messages import Channel, MessageError
 
 CONNECTIONS = 8
+CLOSING_SECONDS = 5.0
 
 
 class Listener:
@@ -27,20 +30,27 @@ class Listener:
         self._name, self._converse = name, converse
         self._socket = _listening(address, port, key)
         self.address, self.port = self._socket.getsockname()[:2]
-        self._open: set[Channel] = set()
+        self._open: dict[Channel, threading.Thread] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name=name, daemon=True).start()
+        # A thread that Python's end takes by surprise may bring the whole process down.
+        atexit.register(self.close)
 
     def close(self) -> None:
-        """Stop listening, and end all connections."""
+        """Stop listening, end all connections, and wait a little for their threads."""
+        atexit.unregister(self.close)
         # Of a socket that a forked process holds too, closing alone is no end.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         with self._lock:
-            channels = list(self._open)
-        for channel in channels:
+            threads = dict(self._open)
+        for channel in threads:
             channel.close()
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for thread in threads.values():
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _accept(self) -> None:
         while True:
@@ -49,13 +59,12 @@ class Listener:
             except OSError:
                 return
             channel = Channel(connection)
+            thread = threading.Thread(target=self._attend, args=(channel, peer[0]), daemon=True)
             with self._lock:
-                room = len(self._open) < CONNECTIONS
-                if room:
-                    self._open.add(channel)
-            if room:
-                threading.Thread(target=self._attend, args=(channel, peer[0]), daemon=True).start()
-            else:
+                if room := len(self._open) < CONNECTIONS:
+                    self._open[channel] = thread
+                    thread.start()
+            if not room:
                 refuse(channel, f"all {CONNECTIONS} connections are in use")
 
     def _attend(self, channel: Channel, peer: str) -> None:
@@ -66,9 +75,9 @@ class Listener:
         except OSError:
             pass  # The client has gone.
         finally:
-            with self._lock:
-                self._open.discard(channel)
             channel.close()
+            with self._lock:
+                self._open.pop(channel, None)
 
 
 def refuse(channel: Channel, why: str) -> None:

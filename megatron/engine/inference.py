@@ -206,8 +206,10 @@ def setup_for_inference_or_eval(
     neox_args.build_tokenizer()
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()
+    activity.beat("loading the model")
     module = get_model(neox_args)
     neox_args.iteration = load_for_inference(neox_args, module, neox_args.iteration)
     model = InferenceModel(module.to(neox_args.params_dtype), neox_args)
     model.inference_mode(use_cache=use_cache)
+    activity.beat("inference")
     return model, neox_args

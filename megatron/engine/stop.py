@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import torch
 
@@ -14,13 +15,16 @@ _WISHES = {
     "SIGTERM": _STOP,
     "SIGINT": _STOP,
 }
+# A scheduler that ends a job tells its processes and its launcher, which tells the processes.
+_ECHO_SECONDS = 5.0
 
 
 class StopSignal:
     """Turns a signal that any rank receives into one common decision to stop.
 
     SIGTERM, SIGINT and SIGUSR2 end the run. SIGUSR1, with which schedulers announce the end of a job's time, ends it so
-    that another start goes on.
+    that another start goes on. Once the decision is made the signals stay noted, so that saving is not interrupted. Who
+    says SIGINT twice, or SIGTERM again after a while, is obeyed at once.
 
     The wish is reduced over all ranks on the host side without waiting: `poll` starts the reduction of this iteration
     and returns the result of the previous one, so the ranks agree and the device queue is never drained for it.
@@ -30,7 +34,9 @@ class StopSignal:
 
     def __init__(self):
         self.to_be_continued = False
+        self._decision = 0
         self._wish = 0
+        self._heard: dict[int, float] = {}
         self._speaks = torch.distributed.get_rank() == 0
         self._pending = None
         self._previous = {}
@@ -48,23 +54,21 @@ class StopSignal:
     def __exit__(self, kind, value, trace) -> None:
         if self._pending is not None and kind is None:
             self._pending[1].wait()
+        if self._decision:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self.to_be_continued:
-            # Said again while the run saves, it would end the run at once.
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def _note(self, number, frame) -> None:
-        first = self._wish == 0
-        wish = _WISHES[signal.Signals(number).name]
-        self._wish = max(self._wish, wish)
-        again = ""
-        if wish == _STOP:
-            # A second one acts at once, in case the step itself hangs.
+        since = time.monotonic() - self._heard.setdefault(number, time.monotonic())
+        if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
-            again = " (send it again to stop at once)"
-        if self._speaks and first:
-            os.write(2, f"signal received: finishing this step, then saving{again}\n".encode())
+        elif number == signal.SIGTERM and since > _ECHO_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if self._speaks and self._wish == 0:
+            os.write(2, b"signal received: finishing this step, then saving\n")
+        self._wish = max(self._wish, _WISHES[signal.Signals(number).name])
 
     def poll(self) -> bool:
         """True on every rank in the iteration after the one in which some rank received a signal."""
@@ -76,6 +80,6 @@ class StopSignal:
         if previous is None:
             return False
         previous[1].wait()
-        decision = int(previous[0].item())
-        self.to_be_continued = decision == _GO_ON_LATER
-        return decision > 0
+        self._decision = int(previous[0].item())
+        self.to_be_continued = self._decision == _GO_ON_LATER
+        return self._decision > 0

@@ -1,7 +1,8 @@
 """Autoregressive decoding of a batch of prompts, one token per row and step.
 
 All rows of a batch stand at the same position. Decoding begins behind the shortest prompt; a longer prompt keeps its
-own tokens until the position has passed them, and only then takes what the sampler chooses.
+own tokens until the position has passed them, and only then takes what the sampler chooses. Positions at which no row
+is left to choose for are passed over.
 """
 
 import itertools
@@ -156,6 +157,9 @@ class Decoder:
         self.model.inference_mode(use_cache=not self.options.recompute)
         seen = 0  # positions already in the cache
         while not all(self.batch.closed):
+            # Once the shorter prompts are done, the rest of a longer one is taken in one piece.
+            rows = zip(self.starts, self.batch.closed, strict=True)
+            self.position = max(self.position, min(start for start, closed in rows if not closed))
             first = 0 if self.options.recompute else seen
             logits = self._forward(first)
             seen = self.position

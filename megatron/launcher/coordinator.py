@@ -138,7 +138,7 @@ class Coordinator:
 
     def close(self) -> None:
         """Close every connection; workers that are still there end themselves."""
-        for key in list(self._selector.get_map().values()):
+        for key in list((self._selector.get_map() or {}).values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
 
@@ -197,9 +197,10 @@ class Coordinator:
         del self._guests[guest.connection.fileno()]
         self._selector.modify(guest.wire, selectors.EVENT_READ, member)
         # Thousands of ranks speak more rarely each.
-        guest.wire.send(
-            {"kind": "welcome", "interval": max(2.0, self._size / 500), "patience": self._patience}
-        )
+        interval = max(2.0, self._size / 500)
+        if self._patience:
+            interval = min(interval, self._patience / 4)
+        guest.wire.send({"kind": "welcome", "interval": interval, "patience": self._patience})
 
     def _dismiss(self, guest: _Guest) -> None:
         self._guests.pop(guest.connection.fileno(), None)
@@ -265,6 +266,7 @@ class Coordinator:
             member.works = False
         elif kind == "goodbye":
             status = int(message["status"])
+            member.heard = time.monotonic()
             self.comes_again = self.comes_again or status == COME_AGAIN
             if status not in (0, COME_AGAIN):
                 self.losses.append(Loss(member.rank, self._host(member), f"ended with exit code {status}"))
@@ -284,7 +286,7 @@ class Coordinator:
         at_work = [member for member in self._members.values() if member.works]
         if self.stall or not self._patience or not at_work:
             return
-        moved = max(member.heard for member in at_work)
+        moved = max(member.heard for member in self._members.values())
         frozen = any(member.trace for member in at_work)
         if self._asked:
             if now - moved <= self._patience and not frozen:
@@ -324,6 +326,7 @@ class Coordinator:
             now - member.heard,
             stack or None,
             None if member.trace else state.get("waits"),
+            is_frozen=bool(member.trace),
         )
 
 

@@ -114,9 +114,10 @@ def resolve(args: Any, arguments: list[str]) -> Job:
         patience=0.0 if args.text_gen_type == "interactive" else args.watchdog_timeout,
     )
     if pool and job.size != args.global_num_gpus:
+        counts = ", ".join(f"{host} {len(slots)}" for host, slots in pool.items())
         raise LaunchError(
-            f"the configuration is for global_num_gpus={args.global_num_gpus}, but {job.size} slots are available; "
-            f"change global_num_gpus, num_gpus or the hostfile"
+            f"the configuration is for global_num_gpus={args.global_num_gpus}, but {job.size} slots are available "
+            f"({counts}); change global_num_gpus, num_gpus or the hostfile"
         )
     return job
 

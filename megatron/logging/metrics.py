@@ -23,9 +23,16 @@ class Metrics:
         for sink in list(self.sinks):
             self._guarded(sink, lambda sink=sink: sink.log(present, step))
 
-    def close(self) -> None:
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, kind, value, trace) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
+        """Let no value be lost. Args: failed: the run ends with an error."""
         for sink in list(self.sinks):
-            self._guarded(sink, sink.close)
+            self._guarded(sink, lambda sink=sink: sink.close(failed))
 
     # A tracker's fault, whatever it is, must not end the run.
 

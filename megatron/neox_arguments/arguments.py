@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron.common.console import print_rank_0
 from megatron.common.errors import ConfigError
+from megatron.common.hosts import resource_pool
 from megatron.neox_arguments import batch, command_line, deepspeed_view, environment, log_files
 from megatron.neox_arguments.companions import idle_keys
 from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig, NeoXArgsDeepspeedRunner
@@ -318,7 +319,9 @@ class NeoXArgs(
         """One line for each key that is read in another sense than written, dropped, or without effect."""
         found = [*deepspeed_view.notes(self), *idle_keys(self)]
         if self.hostfile and not Path(self.hostfile).is_file():
-            found.append(f"hostfile={self.hostfile!r} does not exist: the job runs on this machine only")
+            allocated = resource_pool(self.hostfile, launcher=self.launcher)
+            where = "the hosts of the allocation" if allocated else "this machine only"
+            found.append(f"hostfile={self.hostfile!r} does not exist: the job runs on {where}")
         return found
 
     # Launch

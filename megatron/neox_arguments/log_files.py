@@ -74,7 +74,8 @@ def event_writer(folder: str) -> "SummaryWriter | None":
         return None
     _silence_event_thread()
     try:
-        return SummaryWriter(log_dir=folder)
+        # Little is lost with a process that is killed.
+        return SummaryWriter(log_dir=folder, flush_secs=10)
     except OSError as error:
         raise LaunchError(
             f"tensorboard_dir={folder!r} cannot be written: {error.strerror}; choose another folder"

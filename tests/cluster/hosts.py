@@ -15,9 +15,10 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.common.components import find_program, needs_program, unavailable
 
@@ -162,7 +163,7 @@ def cluster(folder: Path, *names: str) -> Iterator[list[Host]]:
         switch = subprocess.Popen([*_TIED, "unshare", "--net", "sleep", "infinity"])
         stack.callback(switch.wait)
         stack.callback(switch.kill)
-        _wait_for(lambda: _is_apart(switch.pid, "net"), "a network namespace")
+        wait_for(lambda: _is_apart(switch.pid, "net"), "a network namespace")
         _ip(switch.pid, "link", "add", "switch", "type", "bridge")
         _ip(switch.pid, "link", "set", "switch", "up")
         hosts = [_start_host(name, number, switch.pid, folder) for number, name in enumerate(names, start=1)]
@@ -172,7 +173,7 @@ def cluster(folder: Path, *names: str) -> Iterator[list[Host]]:
             _connect(host)
         for host in hosts:
             log = folder / f"sshd_{host.name}.log"
-            _wait_for(lambda log=log: log.exists() and "listening" in log.read_text(), f"sshd ({log})")
+            wait_for(lambda log=log: log.exists() and "listening" in log.read_text(), f"sshd ({log})")
             host.settle()
         yield hosts
 
@@ -206,7 +207,7 @@ def _start_host(name: str, number: int, switch: int, folder: Path) -> Host:
 
 def _connect(host: Host) -> None:
     pid, switch = host._process.pid, host._switch
-    _wait_for(lambda: _is_apart(pid, "net") and _is_apart(pid, "uts"), "a host's namespaces")
+    wait_for(lambda: _is_apart(pid, "net") and _is_apart(pid, "uts"), "a host's namespaces")
     peer = ["peer", "name", INTERFACE, "netns", str(pid)]
     _ip(switch, "link", "add", host.port, "type", "veth", *peer)
     _ip(switch, "link", "set", host.port, "master", "switch", "up")
@@ -236,7 +237,8 @@ def _processes(space: str) -> dict[int, str]:
     return found
 
 
-def _wait_for(condition, what: str) -> None:
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    """Wait until the condition holds. Raises AssertionError that says what did not come up."""
     end = time.monotonic() + _START_SECONDS
     while not condition():
         if time.monotonic() > end:

@@ -20,8 +20,14 @@ SMALL = {
     "eval_iters": 0,
     "log_interval": 1,
 }
-# OpenMPI refuses to work for root, which the hosts of these tests need, unless told twice.
-VARIABLES = {"DS_ACCELERATOR": "cpu", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+VARIABLES = {
+    "DS_ACCELERATOR": "cpu",
+    # Open MPI refuses to work for root, which the hosts of these tests need, unless told twice.
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    # It names its files after process ids, which come again in the next test; this folder is each host's own.
+    "OMPI_MCA_orte_tmpdir_base": "/dev/shm",
+}
 # A script for deepy.py that trains nothing: each process writes down what it knows, and needs no torch for it.
 PROBE = """
 import json, os, socket

@@ -28,9 +28,7 @@ _POLL_SECONDS = 0.1
 _CONF = """ClusterName=tests
 SlurmctldHost={controller}
 SlurmUser=root
-AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
-CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
 SlurmctldLogFile={folder}/slurmctld.log
@@ -39,19 +37,11 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd_%n.pid
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-MpiDefault=none
 ReturnToService=2
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0,bf_interval=1
 KillWait=2
-MinJobAge=300
-JobRequeue=1
-UnkillableStepTimeout=20
 SlurmctldDebug=info
 SlurmdDebug=info
 NodeName={nodes} CPUs={cpus} State=UNKNOWN
@@ -144,8 +134,6 @@ def _write_files(folder: Path, hosts: Sequence[Host]) -> None:
     names = ",".join(host.name for host in hosts)
     conf = _CONF.format(controller=hosts[0].name, folder=folder, nodes=names, cpus=CPUS)
     (folder / "slurm.conf").write_text(conf, encoding="ascii")
-    # Asked for by each daemon, whatever plugins are used.
-    (folder / "cgroup.conf").write_text("CgroupAutomount=no\n", encoding="ascii")
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)

@@ -125,5 +125,6 @@ def test_the_pages_configurations_are_accepted(monkeypatch):
     shown = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
     assert len(shown) >= len(SECTIONS) + 1
     for settings in shown:
-        args = NeoXArgs.from_dict({**TINY, **SMALL, "train_batch_size": 12, **settings})
+        model = {**TINY, **SMALL, "train_batch_size": 12, "checkpoint_factor": 10}
+        args = NeoXArgs.from_dict({**model, **settings})
         assert args.launcher != "jsrun" or args.global_num_gpus == 12

@@ -1,9 +1,10 @@
 """The hosts that the other tests of this folder run on are hosts to the programs that run there."""
 
 import os
-import time
 
-from tests.cluster.hosts import cluster
+import pytest
+
+from tests.cluster.hosts import cluster, wait_for
 from tests.common.components import needs_program
 
 
@@ -14,6 +15,13 @@ def test_ssh_and_pdsh_lead_from_host_to_host(two_hosts):
     assert node2.run(["ssh", "node1", "hostname -I"]).stdout.split() == [node1.address]
     both = node1.run(["pdsh", "-w", "node1,node2", "hostname"], env={"PDSH_RCMD_TYPE": "ssh"})
     assert sorted(both.stdout.splitlines()) == ["node1: node1", "node2: node2"]
+
+
+def test_what_is_missing_is_told_on_a_machine_of_ones_own_and_fails_in_ci(monkeypatch):
+    for variable, outcome in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):
+        monkeypatch.setenv("CI", variable)
+        with pytest.raises(outcome, match="not installed: no-such-program"):
+            needs_program("sh", "no-such-program")
 
 
 def test_a_host_can_be_cut_off_and_ends_with_all_that_runs_on_it(tmp_path):
@@ -27,8 +35,7 @@ def test_a_host_can_be_cut_off_and_ends_with_all_that_runs_on_it(tmp_path):
         right.stop_ssh()
         assert "refused" in left.run(ask, check=False).stderr
         sleeper = right.start(["sleep", "1000"])
-        while not right.processes():
-            time.sleep(0.02)
+        wait_for(right.processes, "sleep")
         assert list(right.processes().values()) == ["sleep 1000"]
         assert left.processes() == {}
         (pid,) = right.processes()

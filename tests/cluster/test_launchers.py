@@ -63,7 +63,7 @@ def test_a_filter_can_leave_one_host_which_is_another(two_hosts, tmp_path):
         tmp_path,
         {"WANDB_API_KEY": "secret"},
         ["--hostfile", hosts],
-        include="node2:1",
+        exclude="node1@node2:0",
         **settings,
     )
     assert [(rank["host"], rank["size"]) for rank in ranks] == [("node2", 1)]
@@ -71,6 +71,14 @@ def test_a_filter_can_leave_one_host_which_is_another(two_hosts, tmp_path):
     assert ranks[0]["environment"]["MASTER_ADDR"] == two_hosts[1].address
     assert "probe.py on 1 CPU process through pdsh (node2 slots 1)" in shown
     assert "node2: world size 1" not in shown and "world size 1" in shown
+
+
+def test_the_launcher_can_be_forced_on_one_machine(two_hosts, tmp_path):
+    needs_program("mpirun.openmpi")
+    ranks, shown = probe(two_hosts[0], tmp_path, launcher="openmpi", force_multi=True, num_gpus=2)
+    assert [(rank["host"], rank["local_rank"]) for rank in ranks] == [("node1", 0), ("node1", 1)]
+    assert "through openmpi (localhost slots 0-1)" in shown
+    assert all("OMPI_COMM_WORLD_RANK" in rank["environment"] for rank in ranks)
 
 
 @pytest.mark.parametrize(

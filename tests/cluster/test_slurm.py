@@ -17,7 +17,7 @@ from tests.common.checkpoints import tensors_of
 from tests.common.runs import REPOSITORY
 
 SBATCH = REPOSITORY / "tools" / "clusters" / "train.sbatch"
-LONG = 300
+LONG = 500
 
 
 @pytest.fixture(scope="module")

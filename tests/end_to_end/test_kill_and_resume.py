@@ -1,5 +1,6 @@
 """Whatever moment a worker dies at, the same command goes on as if nothing had happened."""
 
+import json
 import os
 import random
 import re
@@ -22,6 +23,14 @@ COMMAND = ["deepy.py", "train.py"]
 def workplace(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs")
     return directory, prepare_corpus(directory)
+
+
+@pytest.fixture(scope="module")
+def straight(workplace):
+    """Every tensor of a run that nothing has happened to."""
+    directory, data = workplace
+    run_command([*COMMAND, config(directory, data, "straight")], directory)
+    return final_state(directory / "straight")
 
 
 def config(directory: Path, data: str, name: str, **settings) -> str:
@@ -70,9 +79,8 @@ def kill_one_worker(job, log: Path, folder: Path, choice: random.Random) -> list
     return alive
 
 
-def test_ten_kills_at_random_moments_leave_no_trace_in_the_final_state(workplace):
+def test_ten_kills_at_random_moments_leave_no_trace_in_the_final_state(workplace, straight):
     directory, data = workplace
-    run_command([*COMMAND, config(directory, data, "straight")], directory)
     folder = directory / "killed"
     beside = {"save": str(folder), "load": str(folder), "async_save": True}
     names = [config(directory, data, "killed"), config(directory, data, "killed_beside", **beside)]
@@ -88,11 +96,40 @@ def test_ten_kills_at_random_moments_leave_no_trace_in_the_final_state(workplace
         assert "was killed by SIGKILL" in log.read_text()
         assert not any(process.is_running() and process.status() != "zombie" for process in alive), "orphans"
     run_command([*COMMAND, names[1]], directory)
-    straight, killed = final_state(directory / "straight"), final_state(folder)
+    killed = final_state(folder)
     assert straight.keys() == killed.keys()
     differing = [key for key in straight if not torch.equal(straight[key], killed[key])]
     assert not differing
     assert len(straight) > 20
+
+
+def test_a_job_that_starts_itself_again_comes_to_the_same_state(workplace, straight):
+    directory, data = workplace
+    folder, log = directory / "restarting", directory / "restarting.log"
+    settings = {"max_restarts": 5, "log_dir": str(directory / "logs")}
+    with log.open("w") as output:
+        job = start_command([*COMMAND, config(directory, data, "restarting", **settings)], directory, output)
+        for killed in (4, 8):
+            while job.poll() is None and not is_saved(folder, killed):
+                time.sleep(0.002)
+            for worker in workers(job.pid)[:1]:
+                worker.send_signal(signal.SIGKILL)
+            count = f"restart {killed // 4} of 5 (max_restarts), from the checkpoint of iteration"
+            while job.poll() is None and count not in log.read_text():
+                time.sleep(0.01)
+        assert job.wait(120) == 0, log.read_text()
+    assert log.read_text().count("error: rank ") == log.read_text().count(" was killed by SIGKILL") == 2
+    records = [json.loads(line) for line in (directory / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["runtime/restarts"] for record in records if "runtime/restarts" in record] == [0, 1, 2]
+    restarted = final_state(folder)
+    assert straight.keys() == restarted.keys()
+    assert all(torch.equal(straight[key], restarted[key]) for key in straight)
+
+
+def is_saved(folder: Path, iteration: int) -> bool:
+    """Whether a checkpoint of this iteration or a later one is there."""
+    latest = folder / "latest"
+    return latest.exists() and int(latest.read_text().removeprefix("global_step")) >= iteration
 
 
 def test_terminated_run_saves_exits_cleanly_and_resumes_bit_exact(workplace):

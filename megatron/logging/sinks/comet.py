@@ -39,7 +39,7 @@ class CometSink:
     def log(self, values: dict[str, float], step: int) -> None:
         self._experiment.__internal_api__log_metrics__(values, step=step, framework=FRAMEWORK)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self._experiment.end()
 
 
@@ -48,6 +48,8 @@ def start_experiment(neox_args) -> Any:
 
     Raises: MissingPackageError; NeoXError if an experiment is to be online and there is no key.
     """
+    # Otherwise it complains that it was imported after torch, into which it would hook.
+    os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")
     comet = require("comet_ml", "comet", "use_comet")
     place = {"project_name": neox_args.comet_project, "workspace": neox_args.comet_workspace}
     if folder := os.environ.get("COMET_OFFLINE_DIRECTORY"):
@@ -60,7 +62,8 @@ def start_experiment(neox_args) -> Any:
         )
     if neox_args.comet_experiment_name:
         experiment.set_name(neox_args.comet_experiment_name)
-    experiment.add_tags(neox_args.comet_tags or [])
+    if neox_args.comet_tags:
+        experiment.add_tags(neox_args.comet_tags)
     experiment.log_others(neox_args.comet_others or {})
     # The handle itself says nothing about the run.
     config = {key: value for key, value in neox_args.all_config.items() if key != "comet_experiment"}

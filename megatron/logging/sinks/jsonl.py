@@ -35,7 +35,7 @@ class JsonLinesSink:
     def log(self, values: dict[str, float], step: int) -> None:
         self._file.write(json.dumps({"iteration": step, "time": round(time.time(), 3), **values}) + "\n")
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self._file.close()
 
 

@@ -20,5 +20,5 @@ class TensorBoardSink:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self._writer.flush()

@@ -25,8 +25,8 @@ class WandbSink:
     def log(self, values: dict[str, float], step: int) -> None:
         self._run.log(values, step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool = False) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 def start_run(neox_args) -> Any:

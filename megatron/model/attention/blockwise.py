@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from megatron.model.attention.backend import Demands
+from megatron.model.attention.one_query import attend_in_fp32, wants_fp32
 from megatron.model.attention.pattern import Pattern, document_starts
 from megatron.registry import register
 
@@ -65,6 +66,8 @@ class BlockwiseAttention:
             key, value = key[:, :, earliest:last], value[:, :, earliest:last]
         else:
             key, value = key.index_select(2, columns), value.index_select(2, columns)
+        if query.shape[2] == 1 and bias is None and positions is None and self.pattern.layout is None:
+            return _attend(query, key, value, None, scale, dropout)  # it sees all that is left
         mask = self._visible(rows, columns, positions, last)
         if bias is not None:
             distance = (rows[:, None] - columns).clamp_(min=0)
@@ -105,17 +108,20 @@ class BlockwiseAttention:
 
 
 def _attend(query, key, value, mask, scale, dropout):
-    """Attention under a mask or an fp32 bias [1 or b, 1 or n, q, k]; query heads that share keys become rows of one
-    head, so that keys need not be repeated."""
+    """Attention under a mask or an fp32 bias [1 or b, 1 or n, q, k], or None for neither; query heads that share keys
+    become rows of one head, so that keys need not be repeated."""
     dtype = query.dtype
-    if mask.is_floating_point():
+    if mask is None and wants_fp32(query, dropout):
+        return attend_in_fp32(query, key, value, scale)
+    if mask is not None and mask.is_floating_point():
         # Rounding a bias to 16 bits would blur the positions of distant keys.
         query, key, value = query.to(mask.dtype), key.to(mask.dtype), value.to(mask.dtype)
     heads, kv_heads, rows = query.shape[1], key.shape[1], query.shape[2]
     group = heads // kv_heads
     if group > 1:
         query = query.reshape(query.shape[0], kv_heads, group * rows, -1)
-        batch, _, _, keys = mask.shape
-        mask = mask.expand(-1, max(mask.shape[1], group), -1, -1).reshape(batch, -1, group * rows, keys)
+        if mask is not None:
+            batch, _, _, keys = mask.shape
+            mask = mask.expand(-1, max(mask.shape[1], group), -1, -1).reshape(batch, -1, group * rows, keys)
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
     return output.reshape(output.shape[0], heads, rows, -1).to(dtype)

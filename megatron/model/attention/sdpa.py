@@ -6,10 +6,9 @@ import torch.nn.functional as F
 from megatron.common.device import has_accelerator
 from megatron.model.attention.backend import Demands
 from megatron.model.attention.blockwise import BlockwiseAttention
+from megatron.model.attention.one_query import attend_in_fp32, wants_fp32
 from megatron.model.attention.pattern import Pattern
 from megatron.registry import register
-
-CONVERTED = 2**19  # elements of keys held in fp32 at a time: they stay within a core's cache
 
 
 @register("attention back-end", "sdpa")
@@ -31,8 +30,8 @@ class ScaledDotProductAttention:
         queries, keys = query.shape[2], key.shape[2]
         if positions is not None or 1 < queries < keys:
             return self.continued(query, key, value, scale=scale, dropout=dropout, positions=positions)
-        if queries == 1 and dropout == 0 and query.device.type == "cpu" and query.element_size() == 2:
-            return attend_with_one_query(query, key, value, scale)
+        if wants_fp32(query, dropout):
+            return attend_in_fp32(query, key, value, scale)
         group = query.shape[1] // key.shape[1]
         if group > 1 and query.is_cuda and query.dtype == torch.float32:
             # The only fused kernels for it want as many key heads as query heads.
@@ -41,20 +40,3 @@ class ScaledDotProductAttention:
         return F.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=queries > 1, scale=scale, enable_gqa=group > 1
         )
-
-
-def attend_with_one_query(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """query [b, n, 1, d]; key, value [b, kv, t, d] -> [b, n, 1, d], computed in fp32.
-
-    torch's CPU kernel for 16 bits works on many queries at once, and with one wastes most of what it does.
-    """
-    batch, kv_heads, length, size = key.shape
-    queries = query.reshape(batch * kv_heads, -1, size).float() * scale
-    at_once = max(1, CONVERTED // (length * size))
-    parts = zip(
-        *(heads.split(at_once) for heads in (queries, key.flatten(0, 1), value.flatten(0, 1))), strict=True
-    )
-    outputs = [torch.softmax(q @ k.float().transpose(1, 2), -1) @ v.float() for q, k, v in parts]
-    return torch.cat(outputs).to(query.dtype).reshape(query.shape)

@@ -133,7 +133,8 @@ class NeoXArgsDeepspeedRunner(NeoXArgsTemplate):
 
     hostfile: str | None = None
     """File of machines, one `NAME slots=N` a line; when unset, the one that the variable DLTS_HOSTFILE names, else
-    /job/hostfile. A file that does not exist means this machine only."""
+    /job/hostfile. A file that does not exist means the allocation where launcher is slurm or jsrun, else this
+    machine only."""
 
     include: str | None = None
     """Machines and slots to use: `NAME[:SLOT,SLOT...]`, several joined by `@`."""
@@ -142,7 +143,7 @@ class NeoXArgsDeepspeedRunner(NeoXArgsTemplate):
     """Machines and slots not to use, written as in include."""
 
     num_nodes: int = -1
-    """Use the first so many machines of the hostfile; -1 uses all."""
+    """Use the first so many machines of the hostfile or the allocation; -1 uses all."""
 
     num_gpus: int | None = None
     """Devices per machine, or processes on a machine without GPUs."""

@@ -51,7 +51,7 @@ class NeoXArgsOther(NeoXArgsTemplate):
     """Take ranks from MPI; implies force_multi."""
 
     deepspeed_slurm: bool = False
-    """Take ranks from Slurm's variables; implies force_multi."""
+    """Take ranks from Slurm's variables; implies force_multi, and launcher slurm in place of pdsh."""
 
     user_script: str | None = runtime()
     """Script that the launcher starts on every process, filled by deepy.py."""

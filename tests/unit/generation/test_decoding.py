@@ -41,6 +41,13 @@ def test_longer_prompts_keep_their_tokens_until_they_are_passed():
     assert done == [False, False]
 
 
+def test_the_rest_of_a_longer_prompt_is_taken_at_once_when_the_shorter_ones_are_done():
+    model = SuccessorModel()
+    new, start, end, _, _ = last_step([[1], [10, 20, 5, 7, 3, 9], [30]], model, maximum_tokens=2)
+    assert (new, start, end) == ([[2, 3], [10, 11], []], [1, 6, 1], [2, 7, -1])
+    assert model.calls == [[0], [1], [2, 3, 4, 5], [6]]
+
+
 def test_every_row_gets_its_own_budget_of_new_tokens():
     new, *_ = last_step([[1], [2, 3, 4, 5, 6]], maximum_tokens=2)
     assert [len(row) for row in new] == [2, 2]

@@ -13,7 +13,7 @@ DRIVER = """
 import sys
 from megatron.launcher import Job, run_local
 hosts = {{"localhost": list(range({size}))}}
-job = Job({script!r}, {arguments!r}, hosts, True, False, "127.0.0.1", 29500, {conversation})
+job = Job({script!r}, {arguments!r}, hosts, True, False, "127.0.0.1", 29500, {conversation}, patience={patience})
 sys.exit(run_local(job).code)
 """
 # A worker that fails as the entry scripts do.
@@ -27,14 +27,21 @@ here = Path(__file__).parent
 
 
 def start(
-    folder: Path, script: str, size: int = 2, arguments: tuple[str, ...] = (), conversation: bool = False
+    folder: Path,
+    script: str,
+    size: int = 2,
+    arguments: tuple[str, ...] = (),
+    conversation: bool = False,
+    patience: float = 0.0,
 ) -> subprocess.Popen:
-    """Start the launcher on a worker script."""
+    """Start the launcher on a worker script; it waits `patience` seconds for progress, 0 for as long as it takes."""
     path = folder / "worker.py"
     path.write_text(WORKER_HEAD + script)
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     environment["PYTHONPATH"] = str(ROOT)
-    driver = DRIVER.format(script=str(path), arguments=arguments, size=size, conversation=conversation)
+    driver = DRIVER.format(
+        script=str(path), arguments=arguments, size=size, conversation=conversation, patience=patience
+    )
     return subprocess.Popen(
         [sys.executable, "-c", driver],
         env=environment,

@@ -202,6 +202,21 @@ def test_a_tracker_that_fails_amid_training_is_switched_off_with_one_line(monkey
     assert capfd.readouterr().err == expected
 
 
+def test_a_run_that_fails_is_closed_as_one_that_failed(monkeypatch):
+    codes = []
+
+    class Run:
+        def finish(self, exit_code):
+            codes.append(exit_code)
+
+    monkeypatch.setattr("megatron.logging.sinks.wandb.start_run", lambda args: Run())
+    with Metrics(config(use_wandb=True)):
+        pass
+    with pytest.raises(ValueError, match="bad"), Metrics(config(use_wandb=True)):
+        raise ValueError("bad")
+    assert codes == [0, 1]
+
+
 def test_the_key_of_wandb_is_the_environments_or_that_of_the_host_in_netrc(tmp_path, monkeypatch):
     args = config(wandb_host="https://wandb.example.org")
     assert get_wandb_api_key(args) is None

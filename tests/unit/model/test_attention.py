@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from megatron import mpu
-from megatron.model.attention import KeyValueCache, ParallelSelfAttention
-from megatron.model.attention import sdpa as sdpa_module
+from megatron.model.attention import KeyValueCache, ParallelSelfAttention, one_query
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.pattern import Pattern
 from megatron.model.init_functions import init_method_normal
@@ -38,15 +37,18 @@ def test_sdpa_equals_the_formula(queries, keys, kv_heads):
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("converted", [sdpa_module.CONVERTED, 100, 1])
-def test_one_query_of_16_bits_is_answered_in_fp32(kv_heads, converted, monkeypatch):
-    monkeypatch.setattr(sdpa_module, "CONVERTED", converted)
+@pytest.mark.parametrize("converted", [one_query.CONVERTED, 100, 1])
+@pytest.mark.parametrize("window", [None, 5])
+def test_one_query_of_16_bits_is_answered_in_fp32(kv_heads, converted, window, monkeypatch):
+    monkeypatch.setattr(one_query, "CONVERTED", converted)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(3, 4, 1, 8, generator=generator).bfloat16()
     room = torch.randn(2, 3, kv_heads, 20, 8, generator=generator).bfloat16()
     key, value = room[:, :, :, :7]  # a cache has room for more
-    output = sdpa()(query, key, value, scale=0.3, dropout=0.0)
-    exact = explicit_attention(query.float(), key.float(), value.float(), 0.3)
+    attend = lookup("attention back-end", "blockwise" if window else "sdpa")(Pattern(window=window))
+    output = attend(query, key, value, scale=0.3, dropout=0.0)
+    seen = slice(-window if window else None, None)
+    exact = explicit_attention(query.float(), key[:, :, seen].float(), value[:, :, seen].float(), 0.3)
     assert torch.equal(output, exact.bfloat16())
 
 

@@ -73,6 +73,14 @@ def test_a_worker_gets_the_launchers_configuration(folder):
     assert carried == launched.deepspeed_config
 
 
+def test_a_job_that_is_started_again_goes_on_from_what_it_has_saved(folder):
+    began = {"load": "base", "save": "here", "checkpoint_factor": 5, "finetune": True, "iteration": 7}
+    launched = NeoXArgs.from_dict(minimal(**began, seed=5))
+    resumed = NeoXArgs.consume_neox_args(input_args=launched.resuming_arguments())
+    assert (resumed.load, resumed.save, resumed.finetune, resumed.iteration) == ("here", "here", False, None)
+    assert (resumed.seed, resumed.no_load_optim, launched.load) == (5, False, "base")
+
+
 def test_what_follows_from_other_keys_is_not_handed_over(folder):
     args = NeoXArgs.from_dict(minimal(optimizer={"type": "Adam", "params": {"lr": 0.1}}))
     assert not {"lr", "train_batch_size", "attention_config", "batch_size"} & set(args.handover())

@@ -12,6 +12,12 @@ BAD = [
     ({"eval_limit": 0}, "eval_limit=0 must be a number of documents"),
     ({"eval_batch_size": 0}, "eval_batch_size=0 must be at least 1"),
     ({"eval_num_fewshot": -1}, "eval_num_fewshot=-1 must be at least 0"),
+    ({"max_restarts": 3}, "max_restarts=3 needs save: a job that is started again goes on from a checkpoint"),
+    (
+        {"max_restarts": 3, "save": "a", "checkpoint_factor": 1, "text_gen_type": "interactive"},
+        "max_restarts=3 is for jobs that nobody talks to",
+    ),
+    ({"watchdog_timeout": -1.0}, "watchdog_timeout=-1.0 must not be negative"),
     ({"profile": True}, "profile needs tensorboard_dir or log_dir"),
     ({"profile_step_start": 0}, "profile_step_start=0 must be above 0"),
     ({"profile_step_stop": 9}, "profile_step_stop=9 must not lie before profile_step_start=10"),

@@ -147,7 +147,7 @@ def test_a_bad_message_ends_its_connection_with_one_line_and_nothing_else(server
             connection.sendall(message)
             connection.shutdown(socket.SHUT_WR)
             answers = read_all(connection)
-        except ConnectionError:
+        except OSError:  # It closed before everything was sent.
             answers = b""
         assert b"tensors" not in answers
         assert bystander.choose() and set(bystander.get_all()) == {"weight", "bias"}
