@@ -1,6 +1,6 @@
 """What is in checkpoint files, in words: names, types, sizes, statistics, and what two of them have in common."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -54,20 +54,28 @@ def contents(path: Path, attributes: list[str] | None = None) -> dict[str, objec
     """The leaves of a file.
 
     Args: attributes: paths, with "/" between levels, of what is wanted with all that lies below; None: everything.
-    Raises: CheckpointError if the file cannot be read or lacks one of them.
+    Raises: CheckpointError if the file cannot be read.
     """
     found = dict(leaves(load_file(path, mmap=True)))
     if not attributes:
         return found
-    wanted = {
+    return {
         name: value
         for name, value in found.items()
-        if any(name == attribute or name.startswith(f"{attribute}/") for attribute in attributes)
+        if any(_lies_under(name, attribute) for attribute in attributes)
     }
-    for attribute in attributes:
-        if not any(name == attribute or name.startswith(f"{attribute}/") for name in wanted):
-            raise CheckpointError(f"{path} holds nothing under {attribute!r}")
-    return wanted
+
+
+def check_attributes(attributes: list[str] | None, files: Iterable[dict[str, object]], place: str) -> None:
+    """Raises: CheckpointError if there is an attribute that none of the files holds."""
+    names = [name for content in files for name in content]
+    for attribute in attributes or []:
+        if not any(_lies_under(name, attribute) for name in names):
+            raise CheckpointError(f"{place} holds nothing under {attribute!r}")
+
+
+def _lies_under(name: str, attribute: str) -> bool:
+    return name == attribute or name.startswith(f"{attribute}/")
 
 
 def described(value: object, statistics: bool = False) -> str:

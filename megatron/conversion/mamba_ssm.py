@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from megatron.checkpointing.weights import SavedWeights
 from megatron.common.console import Progress, info
 from megatron.common.errors import ConfigError
 from megatron.common.files import atomic_path, make_folder
-from megatron.conversion.saved_model import SavedModel
+from megatron.conversion.saved_model import SavedModel, open_checkpoint
 from megatron.conversion.specs import model_config
 from megatron.conversion.to_hf import config_values, output_dtype, vocabulary
 from megatron.families import family_named
@@ -29,7 +28,7 @@ def export_mamba_ssm(
     Raises: ConfigError for what the package cannot express.
     """
     args = model_config(config_values(Path(checkpoint), configs))
-    saved = SavedWeights(checkpoint)
+    saved = open_checkpoint(checkpoint)
     _, rows = vocabulary(args, saved)
     args.tokenizer = None
     config = _config(args, rows)

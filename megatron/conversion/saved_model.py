@@ -1,13 +1,27 @@
 """The whole parameters of a checkpoint in any layout."""
 
+from pathlib import Path
+
 import torch
 
 from megatron import mpu
+from megatron.checkpointing import manifest
 from megatron.checkpointing.weights import SavedWeights, is_summand, local_part
 from megatron.common.errors import CheckpointError
 from megatron.conversion.native_tree import VOCABULARY
 from megatron.conversion.specs import parameter_specs
 from megatron.neox_arguments import NeoXArgs
+
+
+def open_checkpoint(directory: str | Path) -> SavedWeights:
+    """The weights of a checkpoint's folder.
+
+    Raises: CheckpointError if there are none, or what its manifest says does not hold.
+    """
+    problem = manifest.problem(Path(directory))
+    if problem is not None:
+        raise CheckpointError(f"{directory} is damaged: {problem}")
+    return SavedWeights(directory)
 
 
 class SavedModel:

@@ -15,7 +15,7 @@ from megatron.common.console import Progress, info
 from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
 from megatron.common.files import make_folder
 from megatron.conversion.from_hf import DTYPES
-from megatron.conversion.saved_model import SavedModel
+from megatron.conversion.saved_model import SavedModel, open_checkpoint
 from megatron.conversion.specs import model_config
 from megatron.conversion.tokenizers import export_tokenizer
 from megatron.families import Family, Rule, families, family_named
@@ -54,7 +54,7 @@ def export_hf(
     values = config_values(checkpoint, configs) | (overwrite_values or {})
     args = model_config(values)
     family = family_named(architecture)
-    saved = SavedWeights(checkpoint)
+    saved = open_checkpoint(checkpoint)
     tokenizer, rows = vocabulary(args, saved)
     # The rows are known, whatever a tokenizer would say.
     args.tokenizer = None

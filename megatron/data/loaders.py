@@ -1,6 +1,7 @@
 """From data sets to batches: collation, worker processes, endless iterators."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -122,7 +123,9 @@ def _start_worker(worker: int) -> None:
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         wait = signal.sigtimedwait
-    threading.Thread(target=_watch_parent, args=(os.getppid(), wait), daemon=True).start()
+    # Not getppid(): the trainer may have died since it made this process.
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_watch_parent, args=(parent and parent.pid, wait), daemon=True).start()
 
 
 def _watch_parent(parent: int, wait) -> None:

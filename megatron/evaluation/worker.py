@@ -103,11 +103,11 @@ class Worker:
         seeds = [row_seed(self.neox_args.seed, f"request {work.numbers[n]}") for n in own]
         prompts = [work.prompts[n] for n in own]
         decoder = Decoder(self.neox_args, self.model, prompts, options, seeds)
-        until = [end for end in work.until if end]
+        until, tokenizer = [end for end in work.until if end], self.neox_args.tokenizer
+        marks = (decoder.eos, tokenizer.pad_id)  # no part of a text, here as in the harness's own model
 
         def text_of(row: int) -> str:
-            new = decoder.generated[row]
-            return self.neox_args.tokenizer.detokenize(new[:-1] if new[-1:] == [decoder.eos] else new)
+            return tokenizer.detokenize([token for token in decoder.generated[row] if token not in marks])
 
         for batch in decoder.run():
             for row, closed in enumerate(batch.closed):

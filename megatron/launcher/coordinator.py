@@ -326,6 +326,7 @@ class Coordinator:
             now - member.heard,
             stack or None,
             None if member.trace else state.get("waits"),
+            is_frozen=bool(member.trace),
         )
 
 

@@ -66,8 +66,7 @@ def _openmpi(arguments: Namespace, job: Job, exports: dict[str, str]) -> list[st
     binding = [] if "--bind-to" in job.launcher_args else ["--bind-to", "none"]
     place = command.index("^openib") + 1
     rest = command[place:]
-    if "btl_tcp_if_include" not in job.launcher_args:
-        assert rest[: len(_ETH0)] == _ETH0
+    if rest[: len(_ETH0)] == _ETH0 and "btl_tcp_if_include" not in job.launcher_args:
         rest = rest[len(_ETH0) :]
     return command[:place] + binding + rest
 

@@ -10,7 +10,8 @@ _MOST_STACKS = 4
 @dataclass(frozen=True)
 class Standing:
     """Where a rank stands. host: None on one machine; quiet: seconds without progress; stack: Python's, None if
-    unknown; waits: the call in which it waits for other ranks, None if it does something else."""
+    unknown; waits: the call in which it waits for other ranks, None if it does something else; is_frozen: C code
+    has kept all its threads from running."""
 
     rank: int
     host: str | None
@@ -20,6 +21,7 @@ class Standing:
     stack: str | None
     waits: str | None
     has_started: bool = True
+    is_frozen: bool = False
 
     @property
     def place(self) -> str:
@@ -45,12 +47,13 @@ def describe(standings: list[Standing], patience: float) -> str:
 
 
 def slowest(standings: list[Standing]) -> list[Standing]:
-    """Those for whom the others wait: who has not started, who is not in a call that waits for others, who is behind.
+    """Those for whom the others wait: who has not started, who is frozen, who is in no call that waits, who is behind.
 
     All of them where they do not differ.
     """
     for is_slow in (
         lambda one: not one.has_started,
+        lambda one: one.is_frozen,
         lambda one: one.waits is None,
         lambda one: (one.step or 0) < max(other.step or 0 for other in standings),
     ):

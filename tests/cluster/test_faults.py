@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster.hosts import Host, cluster
 from tests.cluster.jobs import LAYOUTS, variables, write_hostfile, write_job
+from tests.cluster.slurm import slurm_cluster
 from tests.common.components import needs_program
 from tests.common.runs import REPOSITORY, prepare_corpus
 
@@ -152,6 +153,23 @@ def test_a_killed_worker_ends_an_mpi_job(hosts, tmp_path):
     (error,) = job.errors()
     assert error.startswith("error: rank 1 on node2 (process ")
     assert_nothing_is_left(hosts)
+
+
+def test_a_killed_process_ends_a_slurm_job(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        WORKER.replace("asked = []", "os.kill(os.getpid(), 9) if args.rank else None\n    asked = []")
+    )
+    config = write_job(tmp_path, "slurm", launcher="slurm", num_gpus=1, train_batch_size=4)
+    command = [sys.executable, REPOSITORY / "deepy.py", "worker.py", config]
+    with slurm_cluster(tmp_path / "cluster", "node1", "node2") as slurm:
+        env = variables({"PYTHONPATH": str(REPOSITORY)})
+        done = slurm.inside("--nodes=2").run(command, tmp_path, env, check=False, timeout=LIMIT)
+        assert done.returncode == 1
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert error.startswith("error: rank 1 on node2 (process ")
+        left = [line for host in slurm.hosts for line in host.processes().values()]
+        assert not [line for line in left if "worker.py" in line]
 
 
 def test_a_host_that_is_cut_off_ends_the_jobs_on_both_sides(hosts, tmp_path):

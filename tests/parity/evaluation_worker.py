@@ -19,7 +19,7 @@ SETTINGS = {
     "no_weight_tying": True,
     "gpt_j_residual": True,
     "init_method_std": 0.15,
-    "make_vocab_size_divisible_by": 8,  # two ranks pad the vocabulary further
+    "make_vocab_size_divisible_by": 12,  # two ranks pad the vocabulary further
     "tokenizer_type": "HFTokenizer",
     "train_micro_batch_size_per_gpu": 2,
     "train_iters": 1,

@@ -6,7 +6,8 @@ A model and its Adam states in fp32, on one process. The peers write the same ob
 them as a checkpoint does; and read the files they have written, which lie in the page cache as the checkpoint's do.
 What the peers do not do and is in the other numbers: checksums while writing and before loading, the copy into model
 and optimizer, renames. Reshaping, to two tensor ranks with ZeRO-1, stands beside reading and writing the same bytes.
-All take turns; ratios are medians of the rounds, since a disk shared with others has no speed of its own.
+All take turns, every second time the peer first; ratios are those of the best times and of the medians, since a disk
+and cores shared with others have no speed of their own.
 """
 
 import argparse
@@ -75,33 +76,39 @@ def plain_load(folder: Path) -> None:
         load_file(path)
 
 
-def one_round(neox_args, engine, folder: Path) -> dict[str, float]:
+def one_round(
+    neox_args, engine, folder: Path, states: dict[str, object], plain_first: bool
+) -> dict[str, float]:
     """Seconds of everything, each from a place where nothing is left to write."""
 
-    def saved() -> None:
+    def saved(beside: bool) -> None:
+        neox_args.async_save = beside
         if not save_checkpoint(neox_args, 1, engine):
             raise CheckpointError(f"--folder: nothing can be saved in {folder}")
 
-    times = {}
-    for name, beside in (("save", False), ("stall", True)):
-        shutil.rmtree(folder / TAG, ignore_errors=True)
+    def timed(name: str, action: Callable[[], object], target: str = "") -> None:
+        if target:
+            shutil.rmtree(folder / target, ignore_errors=True)
         os.sync()
-        neox_args.async_save = beside
-        times[name] = seconds_of(saved)
-        start = time.perf_counter()
-        follow_save(engine, wait=True)
-        times["beside"] = times[name] + time.perf_counter() - start
-    states = {path.name: load_file(path) for path in sorted((folder / TAG).glob("*.pt"))}
-    shutil.rmtree(folder / "plain", ignore_errors=True)
-    os.sync()
-    times["plain save"] = seconds_of(lambda: plain_save(states, folder / "plain"))
-    states.clear()
-    times["plain load"] = seconds_of(lambda: plain_load(folder / "plain"))
-    times["load"] = seconds_of(lambda: load_checkpoint(neox_args, engine))
+        times[name] = seconds_of(action)
+
+    def in_turns(*pair: tuple) -> None:
+        for measurement in reversed(pair) if plain_first else pair:
+            timed(*measurement)
+
+    times: dict[str, float] = {}
+    in_turns(
+        ("save", lambda: saved(False), TAG),
+        ("plain save", lambda: plain_save(states, folder / "plain"), "plain"),
+    )
+    timed("stall", lambda: saved(True), TAG)
+    times["beside"] = times["stall"] + seconds_of(lambda: follow_save(engine, wait=True))
+    in_turns(
+        ("load", lambda: load_checkpoint(neox_args, engine)),
+        ("plain load", lambda: plain_load(folder / "plain")),
+    )
     times["plain load and save"] = times["plain load"] + times["plain save"]
-    shutil.rmtree(folder / "reshaped", ignore_errors=True)
-    os.sync()
-    times["reshape"] = seconds_of(lambda: reshape(Task(folder / TAG, TARGET), folder / "reshaped"))
+    timed("reshape", lambda: reshape(Task(folder / TAG, TARGET), folder / "reshaped"), "reshaped")
     return times
 
 
@@ -119,36 +126,33 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-benchmark-", dir=options.folder))
     try:
         neox_args, engine = build(options.layers, options.hidden, folder)
+        save_checkpoint(neox_args, 1, engine)
+        states = {path.name: load_file(path) for path in sorted((folder / TAG).glob("*.pt"))}
         # The first round is not counted: it makes the room that later snapshots use again.
-        rounds = [one_round(neox_args, engine, folder) for _ in range(1 + options.rounds)][1:]
+        rounds = [
+            one_round(neox_args, engine, folder, states, number % 2 == 0)
+            for number in range(1 + options.rounds)
+        ][1:]
         size = sum(path.stat().st_size for path in (folder / TAG).glob("*.pt")) / 1e6
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
-    def row(label: str, name: str, peer: str, ratio: Callable[[dict], float]) -> list[str]:
-        own, other = (statistics.median(times[key] for times in rounds) for key in (name, peer))
-        middle = statistics.median(ratio(times) for times in rounds)
-        return [label, f"{own:.2f} s", f"{size / own:.0f}", peer, f"{size / other:.0f}", f"{middle:.2f}"]
+    def row(label: str, name: str, peer: str, times_faster: bool = True) -> list[str]:
+        own, other = (min(times[key] for times in rounds) for key in (name, peer))
+        middle = [statistics.median(times[key] for times in rounds) for key in (name, peer)]
+        ratios = [(b / a if times_faster else a / b) for a, b in ((own, other), middle)]
+        speeds = [f"{size / own:.0f}", peer, f"{size / other:.0f}"]
+        return [label, f"{own:.2f} s", *speeds, *(f"{ratio:.2f}" for ratio in ratios)]
 
     print_table(
         f"{size:.0f} MB, {len(rounds)} rounds",
-        ["what", "time", "MB/s", "peer", "MB/s", "ratio"],
+        ["what", "time", "MB/s", "peer", "MB/s", "ratio of the best", "of the medians"],
         [
-            row("save", "save", "plain save", lambda times: times["plain save"] / times["save"]),
-            row("async save: training waits", "stall", "save", lambda times: times["stall"] / times["save"]),
-            row(
-                "async save: all in all",
-                "beside",
-                "plain save",
-                lambda times: times["plain save"] / times["beside"],
-            ),
-            row("load", "load", "plain load", lambda times: times["plain load"] / times["load"]),
-            row(
-                "reshape",
-                "reshape",
-                "plain load and save",
-                lambda times: times["plain load and save"] / times["reshape"],
-            ),
+            row("save", "save", "plain save"),
+            row("async save: training waits", "stall", "save", times_faster=False),
+            row("async save: all in all", "beside", "plain save"),
+            row("load", "load", "plain load"),
+            row("reshape", "reshape", "plain load and save"),
         ],
     )
 

@@ -14,7 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megatron.checkpointing.inspection import checkpoint_files, comparison, contents, described  # noqa: E402
+from megatron.checkpointing.inspection import (  # noqa: E402
+    check_attributes,
+    checkpoint_files,
+    comparison,
+    contents,
+    described,
+)
 from megatron.common.errors import CheckpointError, run_main  # noqa: E402
 
 
@@ -49,14 +55,15 @@ def compared(places: list[str], attributes: list[str] | None, differences_only: 
     first, second = map(checkpoint_files, places)
     if len(first) == len(second) == 1:
         second = dict(zip(first, second.values(), strict=True))
+    found: list[dict[str, object]] = []
     for name in sorted(first.keys() | second.keys()):
         if name not in first or name not in second:
             yield f"{name}: only in {places[name not in first]}"
             continue
-        lines = comparison(
-            *(contents(files[name], attributes) for files in (first, second)), differences_only
-        )
-        yield from (f"{name}: {line}" for line in lines)
+        pair = [contents(files[name], attributes) for files in (first, second)]
+        found += pair
+        yield from (f"{name}: {line}" for line in comparison(*pair, differences_only))
+    check_attributes(attributes, found, " and ".join(places))
 
 
 def main() -> None:
@@ -71,8 +78,10 @@ def main() -> None:
             print(line)
         return
     checkpoint = {name: contents(path, args.attributes) for name, path in checkpoint_files(places[0]).items()}
+    check_attributes(args.attributes, checkpoint.values(), places[0])
     for name, values in checkpoint.items():
-        print(name)
+        if values or not args.attributes:
+            print(name)
         for path, value in values.items():
             print(f"  {path or 'all of it'}: {described(value, args.statistics)}")
     if args.interactive:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from megatron.checkpointing import manifest
-from megatron.checkpointing.inspection import comparison, contents, described, difference
+from megatron.checkpointing.inspection import check_attributes, comparison, contents, described, difference
 from megatron.common.errors import CheckpointError
 from tests.common.runs import run_command
 
@@ -31,8 +31,10 @@ def test_everything_nested_is_found_under_its_path(saved):
         "iteration",
     ]
     assert contents(saved, ["optimizer/groups/1"]) == {"optimizer/groups/1/lr": 0.2}
-    with pytest.raises(CheckpointError, match="holds nothing under 'modul'"):
-        contents(saved, ["modul"])
+    files = [contents(saved, ["modul", "iteration"]), {}]
+    check_attributes(["iteration"], files, "here")
+    with pytest.raises(CheckpointError, match="here holds nothing under 'modul'"):
+        check_attributes(["iteration", "modul"], files, "here")
 
 
 def test_attributes_of_objects_are_shown(tmp_path):

@@ -92,3 +92,14 @@ def test_a_config_of_another_model_is_noticed(tmp_path):
         export_hf(tree, [], tmp_path / "back", overwrite_values={"num_layers": 3})
     with pytest.raises(CheckpointError, match="is no folder of a checkpoint"):
         export_hf(tmp_path / "nothing", [], tmp_path / "back")
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path):
+    gpt_neox(tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "neox")
+    path = tmp_path / "neox/global_step0/mp_rank_00_model_states.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"mp_rank_00_model_states\.pt is damaged"):
+        export_hf(path.parent, [], tmp_path / "back")

@@ -251,6 +251,35 @@ run_main(main)
     assert not any(is_running(pid) for pid in pids)
 
 
+def test_a_rank_that_is_stuck_in_c_and_holds_pythons_lock_is_shown_too(tmp_path):
+    script = f"""
+import ctypes
+from megatron.common.activity import beat
+def never_lets_go():
+    ctypes.PyDLL(None).sleep(1000)
+def main():
+    {TELL_PID.splitlines()[0]}
+    {TELL_PID.splitlines()[1]}
+    beat("training step", 6)
+    while not (here / "pid_0").exists() or not (here / "pid_1").exists():
+        time.sleep(0.01)
+    time.sleep(1)
+    never_lets_go() if rank else time.sleep(1000)
+run_main(main)
+"""
+    process = start(tmp_path, script, patience=2.0)
+    pids = worker_pids(tmp_path)
+    code, _, err = finish(process)
+    assert code == 1
+    first, second, *stack = err.splitlines()
+    assert first.startswith(
+        "error: nothing was finished for 2 s (watchdog_timeout): rank 1 does not go on (iteration 6"
+    )
+    assert second.startswith("rank 1, iteration 6, training step, without progress for ")
+    assert f'  File "{tmp_path}/worker.py", line 11 in never_lets_go' in stack
+    assert not any(is_running(pid) for pid in pids)
+
+
 def test_slow_progress_is_no_stall(tmp_path):
     script = """
 from megatron.common.activity import pulse

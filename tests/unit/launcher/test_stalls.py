@@ -14,6 +14,7 @@ WAITING = Standing(0, "node1", "training step, backward", 7, 61.0, "  File a\n",
     [
         ({2: {"waits": None}}, [2]),
         ({1: {"has_started": False}, 2: {"waits": None}}, [1]),
+        ({0: {"step": 6, "waits": None}, 1: {"is_frozen": True, "waits": None}}, [1]),
         ({0: {"step": 6}}, [0]),
         ({0: {"step": None}}, [0]),
         ({rank: {"waits": None} for rank in range(3)} | {1: {"waits": None, "step": 6}}, [1]),
