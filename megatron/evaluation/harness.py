@@ -36,15 +36,17 @@ def check_tasks(neox_args) -> None:
 
 
 def chosen_tasks(names: list[str] | None, include_path: str | list[str] | None) -> list[str]:
-    """The registered names of tasks, groups and tags that names and wildcards stand for.
+    """The registered names of tasks, groups and tags that names stand for, and of tasks that wildcards stand for.
 
     Raises: ConfigError with all that are unknown and what is like them.
     """
-    known = _manager_for(names, include_path).all_tasks
+    manager = _manager_for(names, include_path)
+    known = manager.all_tasks
     found: dict[str, None] = {}
     problems = []
     for name in names or DEFAULT_TASKS:
-        matches = [name] if name in known else [task for task in known if fnmatch(task, name)]
+        # Groups match too, but their tasks would then be asked for twice.
+        matches = [name] if name in known else [task for task in manager.all_subtasks if fnmatch(task, name)]
         found.update(dict.fromkeys(matches))
         if not matches:
             near = several_nearest(name, known)
@@ -120,6 +122,10 @@ def evaluate_tasks(
                 # Of a conversation, examples are turns.
                 fewshot_as_multiturn=neox_args.eval_apply_chat_template,
             )
+    except ValueError as error:
+        if "Duplicate task" not in str(error):
+            raise
+        raise ConfigError(f"eval_tasks asks for a task twice, perhaps within a group: {error}") from error
     except (OSError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"eval_tasks {' '.join(tasks)}: a data set cannot be read: {reason}") from error

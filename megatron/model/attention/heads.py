@@ -3,6 +3,7 @@
 Legend: s sequence, b batch, d head size, n query heads and kv key/value heads of a rank.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,18 @@ class HeadLayout:
             return qkv.unflatten(-1, (self.heads, 3, self.size)).unbind(-2)
         counts = (self.heads, self.kv_heads, self.kv_heads)
         return qkv.unflatten(-1, (sum(counts), self.size)).split(counts, -2)
+
+    def split_turned(
+        self, qkv: torch.Tensor, turn: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """split, with q and k turned, in one call: `turn` is given [s, b, *, *, d] and gives a new tensor like it."""
+        if not self.grouped:
+            heads = qkv.unflatten(-1, (self.heads, 3, self.size))
+            return *turn(heads[..., :2, :]).unbind(-2), heads[..., 2, :]
+        turned = self.heads + self.kv_heads
+        heads = qkv.unflatten(-1, (1, turned + self.kv_heads, self.size))
+        query, key = turn(heads[..., :turned, :]).squeeze(2).split((self.heads, self.kv_heads), -2)
+        return query, key, heads[:, :, 0, turned:]
 
     def whole_heads(self, qkv: torch.Tensor) -> torch.Tensor:
         """The projection [s, b, own rows] with the parts of a shared key/value head put together."""

@@ -16,10 +16,16 @@ def wants_fp32(query: torch.Tensor, dropout: float) -> bool:
 def attend_in_fp32(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
     """query [b, n, 1, d]; key, value [b, kv, t, d] with kv dividing n -> [b, n, 1, d]; all keys are seen."""
     batch, kv_heads, length, size = key.shape
-    queries = query.reshape(batch * kv_heads, -1, size).float() * scale
+    queries = query.reshape(batch * kv_heads, -1, size).float()
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
     at_once = max(1, CONVERTED // (length * size))
-    parts = (heads.split(at_once) for heads in (queries, key.flatten(0, 1), value.flatten(0, 1)))
-    outputs = [
-        torch.softmax(q @ k.float().transpose(1, 2), -1) @ v.float() for q, k, v in zip(*parts, strict=True)
-    ]
-    return torch.cat(outputs).to(query.dtype).reshape(query.shape)
+    if at_once >= len(queries):
+        return _attend(queries, keys, values, scale).to(query.dtype).view(query.shape)
+    parts = zip(*(heads.split(at_once) for heads in (queries, keys, values)), strict=True)
+    return torch.cat([_attend(*part, scale) for part in parts]).to(query.dtype).view(query.shape)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """fp32 [heads, group, d] -> the same, for key and value [heads, t, d] of any dtype."""
+    weights = torch.softmax(torch.bmm(query, key.float().transpose(1, 2)).mul_(scale), -1)
+    return torch.bmm(weights, value.float())

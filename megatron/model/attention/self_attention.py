@@ -123,7 +123,10 @@ class ParallelSelfAttention(torch.nn.Module):
         past+1, ..."""
         tables = self._rotations(qkv, past, positions) if self.rotary_emb is not None else None
         if self.q_layernorm is None and tables is not None:
-            return split_and_rotate(qkv, self.layout.split, *tables)
+            if torch.is_grad_enabled():
+                return split_and_rotate(qkv, self.layout.split, *tables)
+            cos, sin = (table.unsqueeze(2) for table in tables)
+            return self.layout.split_turned(qkv, lambda heads: rotate(heads, cos, sin))
         query, key, value = self.layout.split(qkv)
         if self.q_layernorm is not None:
             query, key = self.q_layernorm(query), self.k_layernorm(key)

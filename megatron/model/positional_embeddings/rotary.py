@@ -107,9 +107,6 @@ def split_and_rotate(
     """
     if torch.compiler.is_compiling():  # it fuses the plain form itself
         return split_and_rotate_eager(qkv, split, cos, sin)
-    if not torch.is_grad_enabled():
-        q, k, v = split(qkv)
-        return _rotated(q, cos, sin), _rotated(k, cos, sin), v
     return _SplitAndRotate.apply(qkv, split, cos, sin)
 
 
@@ -128,10 +125,10 @@ def split_and_rotate_eager(
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x [s, b, n, d] with its first features turned; cos, sin half tables [s, 1, 1, rot/2] or [s, b, 1, rot/2]."""
+    """x [s, b, ..., d] with its first features turned; cos, sin: half tables that fit it, [s, 1 or b, ..., rot/2]."""
     if torch.compiler.is_compiling():
         return split_and_rotate_eager(x, lambda x: (x, x, x), cos, sin)[0]
-    return _Rotate.apply(x, cos, sin)
+    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotated(x, cos, sin)
 
 
 class _Rotate(torch.autograd.Function):
