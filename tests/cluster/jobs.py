@@ -58,11 +58,14 @@ def write_job(folder: Path, name: str, **settings) -> str:
     return write_config(folder, f"{name}.yml", **{**SMALL, "log_dir": str(folder / name), **settings})
 
 
-def launch(host: Host, folder: Path, name: str, env: dict | None = None, check: bool = True, **settings):
-    """Type `deepy.py train.py NAME.yml` on a host, in `folder`, and wait for the end of the job."""
+def launch(
+    host: Host, folder: Path, name: str, env: dict | None = None, check: bool = True, options=(), **settings
+):
+    """Type `deepy.py [OPTIONS] train.py NAME.yml` on a host, in `folder`, and wait for the end of the job."""
     command = [
         sys.executable,
         REPOSITORY / "deepy.py",
+        *options,
         REPOSITORY / "train.py",
         write_job(folder, name, **settings),
     ]
