@@ -39,15 +39,14 @@ class Team:
             return job()
         if dist.get_rank() != 0:
             return self._follow()
-        with self._heartbeat():
-            try:
+        try:
+            # Ended before the last word: after that the others listen no more.
+            with self._heartbeat():
                 result = job()
-            except Exception as error:
-                # Ranks in the middle of a step wait for something else; they end with the job.
-                if self._at_one:
-                    self._say("failed", str(error))
-                raise
-            self._say("finished", result)
+        except Exception as error:
+            self._say("failed", str(error))
+            raise
+        self._say("finished", result)
         return result
 
     def score(self, rounds: list[list[Row]]) -> torch.Tensor:
@@ -75,9 +74,11 @@ class Team:
                 return value
 
     def _say(self, action: str, value: Any = None) -> None:
+        """Tell the other ranks. Where a step has failed they wait in the middle of it, and end with the job."""
         with self._speaking:
-            activity.pulse()
-            broadcast_json([action, value])
+            if self._at_one:
+                activity.pulse()
+                broadcast_json([action, value])
 
     @contextmanager
     def _step(self, action: str, value: Any = None) -> Iterator[None]:
