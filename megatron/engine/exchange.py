@@ -1,6 +1,9 @@
 """Small plain values between ranks, as JSON: nothing that is received can run code."""
 
 import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,3 +64,22 @@ def all_gather_json(value: Any, group=None) -> list:
     received = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(received, padded, group=group)
     return [_decode(row[: int(size)]) for row, size in zip(received, sizes, strict=True)]
+
+
+@contextmanager
+def heartbeat(speak: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `speak` now and then while this rank is busy and the others wait for it in a collective, which would give up
+    if nobody spoke for minutes. Nothing is spoken any more once the block has ended."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(seconds):
+            speak()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -14,11 +14,11 @@ import torch.distributed as dist
 
 from megatron.common import activity
 from megatron.common.errors import NeoXError
-from megatron.engine.exchange import broadcast_json, broadcast_numbers
+from megatron.engine.exchange import broadcast_json, broadcast_numbers, heartbeat
 from megatron.evaluation.plan import Row, pack, unpack
 from megatron.evaluation.worker import Continuations, Worker
 
-HEARTBEAT_SECONDS = 30.0  # the other ranks wait in a collective, which gives up if nobody speaks for minutes
+HEARTBEAT_SECONDS = 30.0
 
 
 class Team:
@@ -41,7 +41,7 @@ class Team:
             return self._follow()
         try:
             # Ended before the last word: after that the others listen no more.
-            with self._heartbeat():
+            with heartbeat(lambda: self._say("wait"), HEARTBEAT_SECONDS):
                 result = job()
         except Exception as error:
             self._say("failed", str(error))
@@ -87,20 +87,3 @@ class Team:
             broadcast_json([action, value])
             yield
             self._at_one = True
-
-    @contextmanager
-    def _heartbeat(self) -> Iterator[None]:
-        """Speak to the other ranks every now and then while rank 0 reads, tokenizes or counts."""
-        ended = threading.Event()
-
-        def beat():
-            while not ended.wait(HEARTBEAT_SECONDS):
-                self._say("wait")
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()

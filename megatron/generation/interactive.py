@@ -3,14 +3,13 @@
 import itertools
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
 
 from megatron.common.console import info, warn, write
-from megatron.engine.exchange import broadcast_json
+from megatron.engine.exchange import broadcast_json, heartbeat
 from megatron.engine.inference import InferenceModel
 from megatron.generation.decoding import DecodingOptions, stream_tokens
 from megatron.generation.prompts import TextStream
@@ -19,7 +18,7 @@ from megatron.generation.sampling import row_seed
 
 PROMPT_LABEL = "Context prompt >>> "
 CONTINUATION_LABEL = "... "
-HEARTBEAT_SECONDS = 30.0  # the other ranks wait in a collective, which gives up if nobody speaks for minutes
+HEARTBEAT_SECONDS = 30.0
 
 
 def converse(neox_args, model: InferenceModel, options: DecodingOptions, prompt_end: str) -> None:
@@ -90,28 +89,10 @@ def _shared_prompt(prompt_end: str) -> str | None:
         while (message := broadcast_json(None)) == "wait":
             continue
         return message["prompt"]
-    with _heartbeat():
+    with heartbeat(lambda: broadcast_json("wait"), HEARTBEAT_SECONDS):
         prompt = _read_prompt(prompt_end)
     broadcast_json({"prompt": prompt})
     return prompt
-
-
-@contextmanager
-def _heartbeat() -> Iterator[None]:
-    """Tell the other ranks every now and then that the person is still thinking."""
-    answered = threading.Event()
-
-    def beat():
-        while not answered.wait(HEARTBEAT_SECONDS):
-            broadcast_json("wait")
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        answered.set()
-        thread.join()
 
 
 def _read_prompt(prompt_end: str) -> str | None:
