@@ -18,6 +18,8 @@ from megatron.common.errors import DataError
 from megatron.data.samplers import DistributedBatchSampler, EpochSampler
 
 WATCH_SECONDS = 1.0
+# What a terminal or a scheduler sends to the whole job, beside SIGTERM.
+_TO_THE_JOB = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 def make_data_loader(dataset, neox_args, name: str = "data") -> DataLoader | None:
@@ -82,7 +84,8 @@ class LoaderIterator:
 
     def __next__(self) -> dict[str, torch.Tensor]:
         if self._iterator is None:
-            self._iterator = iter(self._loader)
+            with _no_signals():
+                self._iterator = iter(self._loader)
         return next(self._iterator)
 
 
@@ -110,15 +113,28 @@ def shift_and_wrap_data_loaders(
     )
 
 
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    """Processes that are made within the block hear no signal to the job, not even before `_start_worker` runs; what
+    comes for this one waits until the end of the block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, *_TO_THE_JOB})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(worker: int) -> None:
     """Tie a worker process to its loader's: it ends with it, and only with it.
 
     An interrupt from the terminal, or a termination signal that a launcher or scheduler sends to every process of the
     job, must not take the data away from a trainer that is finishing its step; so only the parent may end the worker.
     """
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _TO_THE_JOB:
+        signal.signal(number, signal.SIG_IGN)
     wait = None
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
