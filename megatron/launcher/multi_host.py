@@ -105,17 +105,13 @@ class _Watch:
         code = exit_code(self._process.wait())
         if code == 0 or self._signals:
             return Outcome(code)
-        missing = [
-            (rank, host) for rank, host in enumerate(_host_by_rank(self._job)) if self._is_missing(rank)
-        ]
+        hosts = _host_by_rank(self._job)
+        missing = [(rank, hosts[rank]) for rank in self._coordinator.missing]
         who = f", and {name_ranks(missing)} did not start" if missing else ""
         sys.stderr.write(
             f"error: {self._job.launcher} ended with exit code {code}{who}; its own words stand above\n"
         )
         return Outcome(code, may_recover=True)
-
-    def _is_missing(self, rank: int) -> bool:
-        return rank in self._coordinator.missing
 
     def _fail(self) -> Outcome:
         failures, losses = list(self._coordinator.failures), list(self._coordinator.losses)

@@ -5,7 +5,6 @@ job's own processes meet, and measure the network between the hosts (links.py).
 """
 
 import json
-import shlex
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from megatron.common.console import info
 from megatron.common.errors import LaunchError
 from megatron.launcher import facts
 from megatron.launcher.job import Job
-from megatron.launcher.reach import SSH_SECONDS, is_this_machine
+from megatron.launcher.reach import is_reached_by_ssh, ssh_command
 
 ANSWER_SECONDS = 60.0
 CLOCK_TOLERANCE_SECONDS = 1.0
@@ -83,7 +82,7 @@ def problems_of(visit: Visit, here: dict, slots: list[int]) -> list[str]:
         if found[what] != here[what]:
             problems.append(f"{what} {found[what]} differs from {here[what]} here")
     for name in sorted({*found["packages"], *here["packages"]}):
-        there, ours = (facts["packages"].get(name, "missing") for facts in (found, here))
+        there, ours = (host["packages"].get(name, "missing") for host in (found, here))
         if there != ours:
             problems.append(f"{name} {there} differs from {ours} here")
     return problems + _device_problems(found["gpus"], slots) + _clock_problems(visit)
@@ -154,15 +153,11 @@ def _visit_all(job: Job) -> list[Visit]:
     if job.launcher in _ON_EVERY_HOST:
         return _visit_at_once(hosts, [*_ON_EVERY_HOST[job.launcher](hosts), *script])
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        return list(pool.map(lambda host: _visit(host, _on(host, job.launcher, script)), hosts))
-
-
-def _on(host: str, launcher: str, command: list[str]) -> list[str]:
-    """mpirun starts processes of this machine by itself."""
-    if launcher != "pdsh" and is_this_machine(host):
-        return command
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
-    return ["ssh", *options, host, shlex.join(command)]
+        commands = (
+            ssh_command(host, job.launcher, script) if is_reached_by_ssh(host, job.launcher) else script
+            for host in hosts
+        )
+        return list(pool.map(_visit, hosts, commands))
 
 
 def _visit(host: str, command: list[str]) -> Visit:

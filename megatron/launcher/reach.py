@@ -32,6 +32,19 @@ def is_this_machine(host: str) -> bool:
     return host in (*_LOCAL_NAMES, socket.gethostname(), socket.getfqdn())
 
 
+def is_reached_by_ssh(host: str, launcher: str) -> bool:
+    """Whether a launcher calls a host through ssh: mpirun starts processes of this machine by itself."""
+    return launcher == "pdsh" or not is_this_machine(host)
+
+
+def ssh_command(host: str, launcher: str, command: list[str]) -> list[str]:
+    """The command line that runs `command` on a host as the launcher would, and never asks for a password."""
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
+    if launcher == "pdsh":
+        options += shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))
+    return ["ssh", *options, host, shlex.join(command)]
+
+
 def find_program(launcher: str) -> str:
     """Path of the program behind a value of the key `launcher`.
 
@@ -105,8 +118,8 @@ def _check_names(job: Any) -> None:
 
 
 def _check_ssh(job: Any) -> None:
-    """Call on all hosts at once. mpirun starts processes of this machine by itself."""
-    hosts = [host for host in job.hosts if job.launcher == "pdsh" or not is_this_machine(host)]
+    """Call on all hosts at once."""
+    hosts = [host for host in job.hosts if is_reached_by_ssh(host, job.launcher)]
     with ThreadPoolExecutor(max_workers=max(1, min(64, len(hosts)))) as pool:
         answers = dict(zip(hosts, pool.map(partial(_call, job.launcher), hosts), strict=True))
     failed = {host: answer for host, answer in answers.items() if answer is not None}
@@ -121,12 +134,9 @@ def _check_ssh(job: Any) -> None:
 
 def _call(launcher: str, host: str) -> str | None:
     """What is wrong with ssh to a host."""
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
-    if launcher == "pdsh":
-        options += shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))
     try:
         done = subprocess.run(
-            ["ssh", *options, host, "true"],
+            ssh_command(host, launcher, ["true"]),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

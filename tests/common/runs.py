@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.common.corpus import stdlib_documents, write_jsonl
@@ -75,13 +76,16 @@ def _resolved(arguments: list) -> list[str]:
     return [str(REPOSITORY / script), *rest]
 
 
-def prepare_corpus(directory: Path, documents: int = 60) -> str:
-    """Tokenise standard-library text by characters; returns the data prefix."""
+BY_CHARACTERS = ("--tokenizer-type", "CharLevelTokenizer")
+
+
+def prepare_corpus(directory: Path, documents: int = 60, tokenizer: Sequence[str] = BY_CHARACTERS) -> str:
+    """Tokenise standard-library text; returns the data prefix."""
     write_jsonl(directory / "corpus.jsonl", stdlib_documents(documents))
     run_command(
         [
             "tools/datasets/preprocess_data.py", "--input", "corpus.jsonl", "--output-prefix", "corpus",
-            "--tokenizer-type", "CharLevelTokenizer", "--append-eod", "--dataset-impl", "mmap",
+            *tokenizer, "--append-eod", "--dataset-impl", "mmap",
         ],
         directory,
     )  # fmt: skip

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tests.common.corpus import stdlib_documents, write_jsonl
-from tests.common.runs import run_command
+from tests.common.corpus import stdlib_documents
+from tests.common.runs import prepare_corpus, run_command
 from tests.unit.conversion.models import SIZES, make, same_bits
 
+WORDS = ("--tokenizer-type", "HFTokenizer", "--vocab-file", "neox/tokenizer/tokenizer.json")
 TRAINING = {
     "train_iters": 2,
     "train_micro_batch_size_per_gpu": 2,
@@ -39,18 +40,6 @@ def write_model(folder: Path) -> transformers.PreTrainedModel:
     return model
 
 
-def prepare(folder: Path) -> str:
-    write_jsonl(folder / "corpus.jsonl", stdlib_documents(30))
-    run_command(
-        [
-            "tools/datasets/preprocess_data.py", "--input", "corpus.jsonl", "--output-prefix", "corpus",
-            "--tokenizer-type", "HFTokenizer", "--vocab-file", "neox/tokenizer/tokenizer.json", "--append-eod",
-        ],
-        folder,
-    )  # fmt: skip
-    return str(folder / "corpus_text_document")
-
-
 def test_a_model_is_imported_trained_and_exported(tmp_path):
     model = write_model(tmp_path / "hf")
     run_command(
@@ -65,7 +54,9 @@ def test_a_model_is_imported_trained_and_exported(tmp_path):
         tmp_path,
     )  # fmt: skip
     assert same_bits(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "same"), model)
-    (tmp_path / "mine.yml").write_text(json.dumps({**TRAINING, "data_path": prepare(tmp_path)}))
+    (tmp_path / "mine.yml").write_text(
+        json.dumps({**TRAINING, "data_path": prepare_corpus(tmp_path, 30, WORDS)})
+    )
     config = (tmp_path / "neox/config.yml").read_text()
     kept = [line for line in config.splitlines() if line.split(":")[0] not in TRAINING]
     (tmp_path / "model.yml").write_text("\n".join(kept))

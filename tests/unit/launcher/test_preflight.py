@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,24 @@ def test_a_bad_host_is_named_before_any_process_meets(monkeypatch):
     with pytest.raises(LaunchError, match="^preflight: localhost: No route to host; "):
         preflight.run_preflight(JOB, started.append)
     assert started == []
+
+
+def test_hosts_are_called_on_as_the_launcher_does(monkeypatch):
+    monkeypatch.setenv("PDSH_SSH_ARGS_APPEND", "-p 2222")
+    asked = []
+    monkeypatch.setattr(preflight, "_visit", lambda host, command: asked.append((host, command)))
+    here = preflight.facts.socket.gethostname()
+    for launcher in ("pdsh", "openmpi"):
+        hosts = {here: [0], "node2": [0]}
+        preflight._visit_all(replace(JOB, hosts=hosts, is_local=False, launcher=launcher))
+    ways = {(host, command[0], "2222" in command) for host, command in asked}
+    # mpirun starts the processes of this machine by itself.
+    assert ways == {
+        (here, "ssh", True),
+        ("node2", "ssh", True),
+        (here, sys.executable, False),
+        ("node2", "ssh", False),
+    }
 
 
 def test_processes_that_do_not_meet_end_the_preflight():
