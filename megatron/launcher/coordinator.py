@@ -119,7 +119,8 @@ class Coordinator:
             while True:
                 events = self._selector.select(max(0.0, end - time.monotonic()))
                 for key, _ in events:
-                    if key.fileobj != wake:
+                    # One connection may have closed another of the same round: a rank that goes, that of its trace.
+                    if key.fileobj != wake and key.fileobj.fileno() != -1:  # type: ignore[union-attr]
                         self._handle(key)
                 self._look_after()
                 if any(key.fileobj == wake for key, _ in events):

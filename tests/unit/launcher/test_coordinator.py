@@ -191,3 +191,16 @@ def test_what_faulthandler_writes_is_the_stack_of_a_rank_that_can_no_longer_spea
     assert "rank 0 on node0 does not go on (iteration 3, training step)" in coordinator.stall
     assert coordinator.stall.endswith("  File held.py")
     assert not coordinator.losses
+
+
+@pytest.mark.parametrize("trace_goes_first", [True, False])
+def test_a_rank_and_its_trace_may_go_at_the_same_moment(make, trace_goes_first):
+    coordinator = make(size=1)
+    ends = [
+        connect(coordinator, hello(coordinator, 0)),
+        connect(coordinator, hello(coordinator, 0, kind="trace")),
+    ]
+    for connection in reversed(ends) if trace_goes_first else ends:
+        connection.close()
+    coordinator.serve(TURN)
+    assert [loss.rank for loss in coordinator.losses] == [0] and coordinator.present == []
