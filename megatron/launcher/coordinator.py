@@ -340,8 +340,9 @@ class Coordinator:
             if member.lost:
                 self._judge(member)
         at_work = [member for member in self._members.values() if member.works]
-        if self.stall or not at_work:
+        if not at_work:
             self._asked = 0.0  # There is nobody left to answer.
+        if self.stall or not at_work:
             return
         moved = max(member.heard for member in self._members.values())
         frozen = any(member.trace for member in at_work)
