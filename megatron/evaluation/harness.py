@@ -99,36 +99,26 @@ def evaluate_tasks(
     Args: description: what the config of the results begins with.
     Raises: ConfigError for unknown tasks, DataError where a data set cannot be had.
     """
-    import datasets
     from lm_eval.evaluator import simple_evaluate
 
     neox_args = adapter.neox_args
-    datasets.disable_progress_bars()
     limit = neox_args.eval_limit if limit is None else limit
     folders = neox_args.eval_include_path
     names = names or neox_args.eval_tasks
     tasks = chosen_tasks(names, folders)
-    try:
-        with _own_random_numbers():
-            results = simple_evaluate(
-                model=adapter,
-                tasks=tasks,
-                task_manager=_manager_for(names, folders),
-                num_fewshot=neox_args.eval_num_fewshot if num_fewshot is None else num_fewshot,
-                limit=limit,
-                bootstrap_iters=bootstrap_iters,
-                log_samples=neox_args.eval_log_samples,
-                apply_chat_template=neox_args.eval_apply_chat_template,
-                # Of a conversation, examples are turns.
-                fewshot_as_multiturn=neox_args.eval_apply_chat_template,
-            )
-    except ValueError as error:
-        if "Duplicate task" not in str(error):
-            raise
-        raise ConfigError(f"eval_tasks asks for a task twice, perhaps within a group: {error}") from error
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"eval_tasks {' '.join(tasks)}: a data set cannot be read: {reason}") from error
+    with _data_sets_of(tasks), _own_random_numbers():
+        results = simple_evaluate(
+            model=adapter,
+            tasks=tasks,
+            task_manager=_manager_for(names, folders),
+            num_fewshot=neox_args.eval_num_fewshot if num_fewshot is None else num_fewshot,
+            limit=limit,
+            bootstrap_iters=bootstrap_iters,
+            log_samples=neox_args.eval_log_samples,
+            apply_chat_template=neox_args.eval_apply_chat_template,
+            # Of a conversation, examples are turns.
+            fewshot_as_multiturn=neox_args.eval_apply_chat_template,
+        )
     for values in results["results"].values():
         values.pop("alias", None)
     results["config"] = {
@@ -142,6 +132,23 @@ def evaluate_tasks(
     }
     results["git_hash"] = get_git_commit_hash()
     return plain(results)
+
+
+@contextlib.contextmanager
+def _data_sets_of(tasks: list[str]) -> Iterator[None]:
+    """Quiet data sets, and errors in the user's words where they cannot be read or are asked for twice."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        yield
+    except ValueError as error:
+        if "Duplicate task" not in str(error):
+            raise
+        raise ConfigError(f"eval_tasks asks for a task twice, perhaps within a group: {error}") from error
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"eval_tasks {' '.join(tasks)}: a data set cannot be read: {reason}") from error
 
 
 @contextlib.contextmanager
