@@ -104,32 +104,25 @@ def evaluate_tasks(
     import datasets
     from lm_eval.evaluator import simple_evaluate
 
-    neox_args = adapter.neox_args
     datasets.disable_progress_bars()
+    neox_args = adapter.neox_args
     limit = neox_args.eval_limit if limit is None else limit
     folders = neox_args.eval_include_path
     names = names or neox_args.eval_tasks
     tasks = chosen_tasks(names, folders)
-    try:
-        with _own_random_numbers(), _without_inventory():
-            results = simple_evaluate(
-                model=adapter,
-                tasks=tasks,
-                task_manager=_manager_for(names, folders),
-                num_fewshot=neox_args.eval_num_fewshot if num_fewshot is None else num_fewshot,
-                limit=limit,
-                bootstrap_iters=bootstrap_iters,
-                log_samples=neox_args.eval_log_samples,
-                apply_chat_template=neox_args.eval_apply_chat_template,
-                # Of a conversation, examples are turns.
-                fewshot_as_multiturn=neox_args.eval_apply_chat_template,
-            )
-    except Exception as error:
-        if "Duplicate task" in str(error):
-            raise ConfigError(f"eval_tasks asks for a task twice, perhaps within a group: {error}") from error
-        if (fault := fault_of_harness(error, tasks, _folders(folders))) is not None:
-            raise fault from error
-        raise
+    with _faults_told(tasks, folders), _own_random_numbers(), _without_inventory():
+        results = simple_evaluate(
+            model=adapter,
+            tasks=tasks,
+            task_manager=_manager_for(names, folders),
+            num_fewshot=neox_args.eval_num_fewshot if num_fewshot is None else num_fewshot,
+            limit=limit,
+            bootstrap_iters=bootstrap_iters,
+            log_samples=neox_args.eval_log_samples,
+            apply_chat_template=neox_args.eval_apply_chat_template,
+            # Of a conversation, examples are turns.
+            fewshot_as_multiturn=neox_args.eval_apply_chat_template,
+        )
     for values in results["results"].values():
         values.pop("alias", None)
     results["config"] = {
@@ -142,6 +135,19 @@ def evaluate_tasks(
         "bootstrap_iters": bootstrap_iters,
     }
     return plain(results)
+
+
+@contextlib.contextmanager
+def _faults_told(tasks: list[str], include_path: str | list[str] | None) -> Iterator[None]:
+    """Raise what is wrong with the tasks as errors of the user."""
+    try:
+        yield
+    except Exception as error:
+        if "Duplicate task" in str(error):
+            raise ConfigError(f"eval_tasks asks for a task twice, perhaps within a group: {error}") from error
+        if (fault := fault_of_harness(error, tasks, _folders(include_path))) is not None:
+            raise fault from error
+        raise
 
 
 @contextlib.contextmanager
