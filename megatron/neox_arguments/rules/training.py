@@ -42,15 +42,20 @@ def _half_precision_loss(args: Any) -> Iterator[str]:
     "weight_by_num_documents",
     "train_data_weights",
 )
-def _epochs(args: Any) -> Iterator[str]:
+def epoch_problems(args: Any) -> Iterator[str]:
+    """What keeps a run from being measured in passes over its data, one line each."""
     if args.train_epochs is None:
         return
     if args.train_iters is not None:
         yield f"train_iters={args.train_iters} and train_epochs={args.train_epochs} both set the length; keep one"
     if args.pack_impl != "packed":
         yield f"train_epochs needs pack_impl: packed, not {args.pack_impl}"
-    if args.weight_by_num_documents or any(weight != 1 for weight in args.train_data_weights or []):
-        yield "train_epochs needs equal weights: remove weight_by_num_documents and train_data_weights"
+    if args.dataset_impl != "gpt2":
+        yield f"train_epochs needs dataset_impl: gpt2, not {args.dataset_impl}"
+    if args.weight_by_num_documents:
+        yield "train_epochs needs equal weights: remove weight_by_num_documents"
+    if any(weight != 1 for weight in args.train_data_weights or []):
+        yield f"train_epochs needs equal weights: remove train_data_weights={args.train_data_weights}"
 
 
 @rule("curriculum_learning", "seq_length", "sequence_parallel", "model_parallel_size")
