@@ -13,6 +13,7 @@ from megatron import mpu
 from megatron.model.attention.backend import Demands, make_backend, pattern_of_layer
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.kv_cache import KeyValueCache
+from megatron.model.decoding_state import DecodingState
 from megatron.model.mup import attention_scale
 from megatron.model.norms import HeadLayerNorm, get_norm
 from megatron.model.positional_embeddings import rotate, split_and_rotate
@@ -21,7 +22,7 @@ from megatron.mpu.random import sharded_region
 from megatron.registry import lookup
 
 
-class ParallelSelfAttention(torch.nn.Module):
+class ParallelSelfAttention(DecodingState):
     """Fused projection to q, k, v; position; attention; output projection.
 
     Args:
@@ -47,13 +48,11 @@ class ParallelSelfAttention(torch.nn.Module):
         use_cache: bool = False,
         parallel_output: bool = False,
     ):
-        super().__init__()
+        super().__init__(use_cache)
         self.layer_number = layer_number
         self.layout = HeadLayout.from_config(neox_args)
         self.scale = attention_scale(neox_args, self.layout.size)
         self.dropout = neox_args.attention_dropout
-        self.use_cache = use_cache
-        self.cache = KeyValueCache()
 
         sections = self.layout.sections
         self.query_key_value = mpu.ColumnParallelLinear(
