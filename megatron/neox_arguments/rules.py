@@ -1,5 +1,6 @@
 """What must hold between the values of a configuration. Each rule names the keys it reads and yields its complaints."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from megatron.neox_arguments import (
     experts,
     launch_options,
     mlp_sizes,
+    pipeline_options,
     profiling,
     restart_options,
     rope_scaling,
@@ -133,6 +135,8 @@ def _heads(args: Any) -> Iterator[str]:
     "model_parallel_size",
     "mamba_inner_func_fusion",
     "mamba_use_bias_in_linears",
+    "num_attention_heads",
+    *block_sizes.ATTENTION_KEYS,
 )
 def _blocks(args: Any) -> Iterator[str]:
     yield from block_sizes.problems(args)
@@ -182,6 +186,12 @@ def _relative_positions(args: Any) -> Iterator[str]:
 def _sinusoidal(args: Any) -> Iterator[str]:
     if args.pos_emb == "sinusoidal" and args.hidden_size and args.hidden_size % 2:
         yield f"pos_emb: sinusoidal needs an even hidden_size, not {args.hidden_size}"
+
+
+@rule("pos_emb", "rotary_emb_base")
+def _wavelengths(args: Any) -> Iterator[str]:
+    if args.pos_emb == "rotary" and args.rotary_emb_base == 1:
+        yield "rotary_emb_base=1 gives all features of pos_emb: rotary one wavelength; it must be above 1"
 
 
 @rule("rotary_pct", "pos_emb", "hidden_size", "num_attention_heads", "head_dim")
@@ -236,7 +246,7 @@ def _curriculum(args: Any) -> Iterator[str]:
         yield from curriculum.problems(args)
 
 
-@rule("soft_prompt_tuning", "seq_length", "isolate_documents")
+@rule("soft_prompt_tuning", "seq_length", "isolate_documents", "curriculum_learning")
 def _soft_prompt(args: Any) -> Iterator[str]:
     yield from soft_prompt_problems(args)
 
@@ -271,13 +281,6 @@ def _noise_scale(args: Any) -> Iterator[str]:
         )
 
 
-@rule("num_layers", "pipe_parallel_size")
-def _stages(args: Any) -> Iterator[str]:
-    if args.num_layers and args.num_layers > 0 and args.pipe_parallel_size > args.num_layers:
-        stages = args.pipe_parallel_size
-        yield f"pipe_parallel_size={stages} exceeds num_layers={args.num_layers}; some stage would be empty"
-
-
 @rule("attention_config")
 def _attention_kinds(args: Any) -> Iterator[str]:
     for kind in sorted({str(kind) for kind in args.attention_config or []}):
@@ -292,9 +295,11 @@ def _sparsity(args: Any) -> Iterator[str]:
     yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
 
 
-@rule("qk_layernorm_per_head", "norm")
+@rule("qk_layernorm_per_head", "use_qk_layernorm", "norm")
 def _norm_of_each_head(args: Any) -> Iterator[str]:
-    if args.qk_layernorm_per_head and args.norm != "layernorm":
+    if args.qk_layernorm_per_head and not args.use_qk_layernorm:
+        yield "qk_layernorm_per_head is the form of a norm that is not there; set use_qk_layernorm: true"
+    elif args.qk_layernorm_per_head and args.norm != "layernorm":
         yield f"qk_layernorm_per_head is there for norm: layernorm only, not {args.norm}"
 
 
@@ -340,16 +345,6 @@ def _schedule_source(args: Any) -> Iterator[str]:
 def _eight_bit(args: Any) -> Iterator[str]:
     if args.use_bnb_optimizer and args.optimizer_type not in ("adam", "adamw"):
         yield f"use_bnb_optimizer gives Adam 8-bit states; it needs optimizer.type: adam, not {args.optimizer_type}"
-
-
-@rule("zero_stage", "pipe_parallel_size")
-def _zero_with_pipeline(args: Any) -> Iterator[str]:
-    if args.zero_stage >= 2 and args.pipe_parallel_size >= 1:
-        yield (
-            f"zero_optimization.stage={args.zero_stage} cannot be combined with pipe_parallel_size="
-            f"{args.pipe_parallel_size}: the pipeline engine needs whole gradients; use stage 0 or 1, or "
-            f"pipe_parallel_size: 0"
-        )
 
 
 @rule(
@@ -462,7 +457,7 @@ def _split(args: Any) -> Iterator[str]:
     except ValueError:
         yield f'split={args.split!r} must be up to three numbers, such as "969,30,1"'
         return
-    if len(shares) > 3 or min(shares) < 0 or sum(shares) <= 0:
+    if len(shares) > 3 or min(shares) < 0 or not 0 < sum(shares) < math.inf:
         yield f'split={args.split!r} must be up to three shares of at least 0, such as "969,30,1"'
 
 
@@ -472,6 +467,7 @@ for _keys, _problems in (
     (launch_options.FILTERS, launch_options.filter_problems),
     (launch_options.PORT, launch_options.port_problems),
     (launch_options.ARGUMENTS, launch_options.argument_problems),
+    (pipeline_options.KEYS, pipeline_options.problems),
     (profiling.KEYS, profiling.problems),
     (restart_options.KEYS, restart_options.problems),
     (schedule_options.KEYS, schedule_options.problems),
