@@ -25,7 +25,7 @@ from megatron.model.transformer import (
 )
 from megatron.model.word_embeddings import EmbeddingPipe
 from megatron.mpu.parameters import InitMethod
-from megatron.neox_arguments.pipeline_options import BY_TYPE
+from megatron.neox_arguments.rules.pipeline import BY_TYPE
 from megatron.registry import lookup, names
 
 EMBEDDING_KEY = "embed"

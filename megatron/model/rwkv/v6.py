@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from megatron import fused_kernels, mpu
 from megatron.common.device import has_accelerator
+from megatron.model.decoding_state import decoding_states
 from megatron.model.documents import with_positions
 from megatron.model.norms import LayerNorm
 from megatron.model.rwkv.mixing import RWKV_ChannelMix, RWKV_TimeMix, layer_ratios
@@ -46,9 +47,8 @@ class RWKVResidualLayer(torch.nn.Module):
         heads = neox_args.num_attention_heads
         self.att = RWKV_TimeMix(size, neox_args.dim_att, heads, depth, shallowness, *inits)
         self.ffn = RWKV_ChannelMix(size, neox_args.ffn_dim, shallowness, *inits, self.sequence_parallel)
-        for module in self.modules():
-            if hasattr(module, "use_cache"):
-                module.use_cache = use_cache
+        for state in decoding_states(self):
+            state.use_cache = use_cache
 
     @with_positions
     def forward(self, hidden: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:

@@ -197,6 +197,8 @@ BAD = [
     ({"train_iters": 5, "train_epochs": 1}, "both set the length; keep one"),
     ({"train_epochs": 1, "pack_impl": "unpacked"}, "train_epochs needs pack_impl: packed"),
     ({"train_epochs": 1, **THREE, "train_data_weights": [2.0]}, "train_epochs needs equal weights"),
+    ({"train_epochs": 1, "weight_by_num_documents": True}, "equal weights: remove weight_by_num_documents"),
+    ({"train_epochs": 1, "dataset_impl": "online"}, "train_epochs needs dataset_impl: gpt2, not online"),
     ({"save": "there"}, "save='there' needs checkpoint_factor or extra_save_iters"),
     ({"checkpoint_factor": 1.5}, "checkpoint_factor=1.5 must be a whole number of iterations"),
     ({"checkpoint_factor": 1, "checkpoint_scale": "log"}, "checkpoint_factor=1 must be above 1"),
