@@ -101,9 +101,12 @@ class SavedWeights:
         return self._read(index, tensor_rank)
 
     def part(self, name: str, tensor_rank: int) -> torch.Tensor:
-        """A tensor rank's part of a weight by its logical name."""
+        """A tensor rank's part of a weight by its logical name. Raises: CheckpointError if there is none."""
         index, path = name.split(".", 1)
-        return self.layer(int(index), tensor_rank)[path]
+        layer = self.layer(int(index), tensor_rank)
+        if path not in layer:
+            raise CheckpointError(f"{self.directory} has no {name}: the config describes another model")
+        return layer[path]
 
     def all(self, tensor_rank: int) -> dict[str, torch.Tensor]:
         """{logical name: part of a tensor rank} in the order of the model's modules."""

@@ -311,7 +311,6 @@ class Coordinator:
                 member.rank,
                 str(message["message"]),
                 None if trace is None else str(trace),
-                time.time(),
                 self._host(member),
                 bool(message["mistake"]),
             )
