@@ -10,10 +10,11 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
     Args: input_args: command line, None takes sys.argv; overwrite_values: config values that win over it.
     """
     from megatron.engine.inference import setup_for_inference_or_eval
+    from megatron.generation.records import check_output
     from megatron.initialize import shut_down
 
     model, neox_args = setup_for_inference_or_eval(
-        use_cache=True, overwrite_values=overwrite_values, input_args=input_args
+        use_cache=True, overwrite_values=overwrite_values, input_args=input_args, check=check_output
     )
     generate = {
         "unconditional": generate_unconditional,
