@@ -10,13 +10,12 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
     Args: input_args: command line, None takes sys.argv; overwrite_values: config values that win over it.
     """
     from megatron.engine.inference import setup_for_inference_or_eval
-    from megatron.evaluation.harness import check_tasks
-    from megatron.evaluation.run import report_results, run_eval_harness
+    from megatron.evaluation.run import check_evaluation, report_results, run_eval_harness
     from megatron.initialize import shut_down
     from megatron.training import forward_step
 
     model, neox_args = setup_for_inference_or_eval(
-        use_cache=False, overwrite_values=overwrite_values, input_args=input_args, check=check_tasks
+        use_cache=False, overwrite_values=overwrite_values, input_args=input_args, check=check_evaluation
     )
     results = run_eval_harness(
         model,

@@ -60,31 +60,7 @@ def initialize_distributed(neox_args) -> None:
     _settle_deepspeed(deepspeed)
     beat("meeting the other processes")
     if not torch.distributed.is_initialized():
-        if "RANK" not in os.environ:
-            # Started without a launcher: a job of one process, whose port is nobody else's business.
-            alone = {
-                "RANK": 0,
-                "LOCAL_RANK": 0,
-                "WORLD_SIZE": 1,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": free_port(),
-            }
-            os.environ.update({name: str(value) for name, value in alone.items()})
-        os.environ.setdefault("MASTER_PORT", str(DEFAULT_PORT))
-        _check_meeting_place(neox_args.deepspeed_mpi)
-        try:
-            deepspeed.init_distributed(
-                dist_backend=device.backend(neox_args.distributed_backend),
-                auto_mpi_discovery=neox_args.deepspeed_mpi,
-                distributed_port=int(os.environ["MASTER_PORT"]),
-                verbose=False,
-            )
-        except torch.distributed.DistNetworkError as error:
-            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise LaunchError(
-                f"the processes cannot meet at {address} ({str(error).splitlines()[0]}): another job may use the port;"
-                " choose another master_port"
-            ) from error
+        _meet(deepspeed, neox_args)
     elif not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
     if mpu.model_parallel_is_initialized():
@@ -97,6 +73,38 @@ def initialize_distributed(neox_args) -> None:
         )
     topology = PipeModelDataParallelTopology(num_pp=pipe, num_mp=tensor, num_dp=world_size // (pipe * tensor))
     mpu.initialize_model_parallel(tensor, topology=topology, fp32_allreduce=neox_args.fp32_allreduce)
+
+
+def _meet(deepspeed, neox_args) -> None:
+    """Make the process group of the job.
+
+    Raises: LaunchError if the processes do not know where to meet, or cannot.
+    """
+    if "RANK" not in os.environ:
+        # Started without a launcher: a job of one process, whose port is nobody else's business.
+        alone = {
+            "RANK": 0,
+            "LOCAL_RANK": 0,
+            "WORLD_SIZE": 1,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+        }
+        os.environ.update({name: str(value) for name, value in alone.items()})
+    os.environ.setdefault("MASTER_PORT", str(DEFAULT_PORT))
+    _check_meeting_place(neox_args.deepspeed_mpi)
+    try:
+        deepspeed.init_distributed(
+            dist_backend=device.backend(neox_args.distributed_backend),
+            auto_mpi_discovery=neox_args.deepspeed_mpi,
+            distributed_port=int(os.environ["MASTER_PORT"]),
+            verbose=False,
+        )
+    except torch.distributed.DistNetworkError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise LaunchError(
+            f"the processes cannot meet at {address} ({str(error).splitlines()[0]}): another job may use the port;"
+            " choose another master_port"
+        ) from error
 
 
 def _check_meeting_place(mpi_may_tell: bool) -> None:

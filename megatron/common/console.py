@@ -66,7 +66,15 @@ def warn_of_rank(message: str) -> None:
 
 def error(message: str) -> None:
     """Report an error on standard error, from any rank."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    write_errors(f"error: {message}\n")
+
+
+def write_errors(text: str) -> None:
+    """Show text on standard error as it is, from any rank. Whoever has something to do after it gets on with that,
+    although nobody may read it any more."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def human_bytes(count: float) -> str:

@@ -17,7 +17,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron.common.errors import LaunchError
+from megatron.common.errors import ConfigError, LaunchError
 
 if TYPE_CHECKING:
     import torch
@@ -108,8 +108,21 @@ def set_device() -> "torch.device":
 
 
 def backend(requested: str = "nccl") -> str:
-    """The torch.distributed backend to use: nccl needs GPUs, a CPU machine always takes gloo."""
-    return requested if has_accelerator() or requested != "nccl" else "gloo"
+    """The torch.distributed backend to use: nccl needs GPUs, a CPU machine always takes gloo.
+
+    Raises: ConfigError for one that this torch does not have.
+    """
+    from torch.distributed import is_backend_available
+
+    found = requested if has_accelerator() or requested != "nccl" else "gloo"
+    # Several may be named, each behind the kind of device that it serves: cpu:gloo,cuda:nccl.
+    for name in found.split(","):
+        if not is_backend_available(name.split(":")[-1]):
+            known = [one for one in ("nccl", "gloo", "mpi", "ucc", "xccl") if is_backend_available(one)]
+            raise ConfigError(
+                f"distributed_backend={requested!r} is not among those that this torch has: {', '.join(known)}"
+            )
+    return found
 
 
 def compute_capability() -> tuple[int, int]:

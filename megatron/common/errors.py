@@ -7,18 +7,15 @@ and what to do, and it is shown without a traceback. Anything else is a defect o
 import contextlib
 import errno
 import io
-import json
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from megatron.common import lifeline
 
-ERROR_DIR_VARIABLE = "NEOX_ERROR_DIR"
 INTERRUPTED = 130
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again and it goes on.
 COME_AGAIN = 75
@@ -84,9 +81,8 @@ class MissingPackageError(NeoXError, ImportError):
 def run_main(main: Callable, *args) -> None:
     """Run an entry script's `main(*args)` and exit: 0, the code it returns, or 1 after a one-line error.
 
-    Started by a launcher (megatron.launcher), a failing worker leaves its error in a file or tells it over its
-    lifeline, so that each distinct error is shown once however many ranks it struck, and waits to be ended; otherwise
-    it prints the error itself.
+    Started by a launcher (megatron.launcher), a failing worker tells its error over its lifeline, so that each distinct
+    error is shown once however many ranks it struck, and waits to be ended; otherwise it prints the error itself.
 
     SIGUSR1 is a scheduler's announcement that the time is over. A script that has nothing to save leaves at once with
     COME_AGAIN; training, while it lasts, has a handler of its own (megatron/engine/stop.py).
@@ -125,20 +121,11 @@ def _report(error: Exception) -> bool:
         message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
     # What nobody has foreseen may not come again, and a file system may recover.
     mistake = trace is None and getattr(error, "errno", None) not in (errno.EIO, errno.ESTALE)
-    rank = os.environ.get("RANK", "0")
-    directory = os.environ.get(ERROR_DIR_VARIABLE)
-    # On a full disk the file cannot be written and the words go to the terminal.
-    with contextlib.suppress(OSError):
-        if directory and Path(directory).is_dir():
-            record = {"rank": int(rank), "message": message, "traceback": trace, "mistake": mistake}
-            unfinished = Path(directory, f"rank_{rank}.tmp")
-            unfinished.write_text(json.dumps(record), encoding="utf-8")
-            unfinished.rename(unfinished.with_suffix(".json"))
-            return True
     if lifeline.report(message, trace, mistake):
         return True
-    where = f"rank {rank}: " if _job_size() > 1 else ""
-    sys.stderr.write(f"{trace or ''}error: {where}{message}\n")
+    where = f"rank {os.environ.get('RANK', '0')}: " if _job_size() > 1 else ""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{trace or ''}error: {where}{message}\n")
     return False
 
 

@@ -40,6 +40,21 @@ def make_folder(path: str | Path, asked_by: str) -> Path:
     return path
 
 
+def check_writable(folder: str | Path, asked_by: str) -> None:
+    """Make a folder, and find out now whether files can be written into it.
+
+    Raises: NeoXError with the option or key that asked for it, where that cannot be.
+    """
+    probe = make_folder(folder, asked_by) / f".probe_{os.getpid()}"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise NeoXError(
+            f"{asked_by}: cannot write into the folder {folder} ({error.strerror}); choose another place"
+        ) from None
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` (file or folder) that takes its place on success and vanishes on error.

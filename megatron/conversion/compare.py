@@ -30,7 +30,7 @@ def check_logits(theirs: str | Path, config: str | Path, checkpoint: str | Path)
     reference = AutoModelForCausalLM.from_pretrained(str(theirs), dtype=torch.float32).eval()
     args = model_config(read_files([config])[0])
     rows = reference.config.vocab_size
-    length = min(_LENGTH, args.max_position_embeddings)
+    length = min(_LENGTH, args.max_position_embeddings - args.opt_pos_emb_offset)
     tokens = torch.randint(rows, (2, length), generator=torch.Generator().manual_seed(0))
     with mpu.use(mpu.ParallelState()):
         args.padded_vocab_size = rows

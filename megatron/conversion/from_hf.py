@@ -9,7 +9,7 @@ import torch
 from megatron.checkpointing.names import get_checkpoint_tag
 from megatron.checkpointing.provenance import checkpoint_args
 from megatron.common.console import Progress, info, warn
-from megatron.common.errors import CheckpointError, TokenizerError
+from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
 from megatron.common.files import make_folder, remove
 from megatron.conversion.hf_folder import HFFolder, read_config
 from megatron.conversion.native_tree import CONFIG_FILE, NativeTree
@@ -92,6 +92,8 @@ def import_model(
     tag: str = get_checkpoint_tag(0),
 ) -> Path:
     """import_hf for tensors of any origin. config: all keys of the Hugging Face config of the model."""
+    if tensor < 1:
+        raise ConfigError(f"--tp {tensor}: a model has at least one tensor rank")
     architecture = family.from_hf(config)
     target = make_folder(target, "output_dir")
     keys, ids = _tokenizer(tokenizer_folder, target)
@@ -101,11 +103,12 @@ def import_model(
     args = model_config(values)
     specs = parameter_specs(args, vocab_size_with_padding(ids or divisor, divisor, tensor))
     used = _used(list(family.rules(args)), set(specs), source, family, family.architecture)
+    _check_shared(list(family.rules(args)), set(specs), source)
     names = [name for rule in used for name in rule.theirs]
     dtype = source.dtype(_resolved(source, family, names)) if precision == "auto" else DTYPES[precision]
     tree = NativeTree(target, tag, specs, tensor, pipe, dtype)
     try:
-        _fill(tree, used, source, family)
+        _fill(tree, used, source, family, config["vocab_size"])
         run = {**values, **_run_keys(dtype), "load": str(target), **_TRAINING}
         header = _HEADER.format(
             name=family.architecture, source=tokenizer_folder, config=target / CONFIG_FILE
@@ -183,6 +186,20 @@ def _used(rules: list[Rule], native: set[str], source: Source, family: Family, w
     return used
 
 
+def _check_shared(rules: list[Rule], native: set[str], source: Source) -> None:
+    """Raises: CheckpointError if an output that shares the embedding is stored beside it with other values."""
+    theirs = {rule.native: rule.theirs for rule in rules}
+    output, (embedding, *_) = "final_linear.weight", theirs["0.word_embeddings.weight"]
+    (stored,) = next(names for name, names in theirs.items() if name.endswith(output))
+    if any(name.endswith(output) for name in native) or not {stored, embedding} <= source.names:
+        return
+    if not torch.equal(source.read(stored), source.read(embedding)):
+        raise CheckpointError(
+            f"{stored} is not equal to {embedding}, which it shares as tie_word_embeddings says: if both belong to the "
+            "model, set that to false in its config.json"
+        )
+
+
 def _spellings(name: str, family: Family) -> set[str]:
     """A name, and the same in files of the model without its output."""
     return {name, name.removeprefix(family.prefix)}
@@ -194,13 +211,18 @@ def _resolved(source: Source, family: Family, names: Iterable[str]) -> Iterator[
         yield name if name in present else name.removeprefix(family.prefix)
 
 
-def _fill(tree: NativeTree, rules: list[Rule], source: Source, family: Family) -> None:
+def _fill(tree: NativeTree, rules: list[Rule], source: Source, family: Family, rows: int) -> None:
+    """rows: of the vocabulary, as their config says."""
     with Progress(len(rules), "tensors", "importing") as progress:
         for rule in rules:
             if rule.theirs:
                 whole = rule.form.join([source.read(name) for name in _resolved(source, family, rule.theirs)])
             else:
                 whole = torch.full(tree.specs[rule.native].logical_shape, rule.fill)
+            if tree.specs[rule.native].vocabulary and whole.shape[0] != rows:
+                raise CheckpointError(
+                    f"{rule.theirs[0]} has {whole.shape[0]} rows, and the model's config says vocab_size={rows}"
+                )
             tree.put(rule.native, whole)
             progress.update(1, rule.native)
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from megatron.checkpointing.safe_engine import load_file
 from megatron.common.errors import CheckpointError, ConfigError
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# How a file begins that git clones where git-lfs is not installed.
+_LFS = b"version https://git-lfs"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -54,7 +57,13 @@ class HFFolder:
     def _file(self, name: str) -> Any:
         path = self._files[name]
         if path not in self._open:
-            self._open[path] = _open(path)
+            file = _open(path)
+            listed = {name for name, place in self._files.items() if place == path}
+            if missing := sorted(listed - set(file.keys())):
+                raise CheckpointError(
+                    f"{path} has no {missing[0]}, which the index of the weights looks for there; fetch the model again"
+                )
+            self._open[path] = file
         return self._open[path]
 
 
@@ -64,7 +73,7 @@ def _files_of_tensors(folder: Path) -> dict[str, Path]:
         if index.is_file():
             return _indexed(folder, index)
         if (path := folder / name).is_file():
-            return dict.fromkeys(_names_in(path), path)
+            return dict.fromkeys(_open(path).keys(), path)
     raise CheckpointError(
         f"{folder} holds no weights of a Hugging Face model ({' or '.join(_WEIGHTS)}, or an index of several)"
     )
@@ -81,14 +90,16 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
     return files
 
 
-def _names_in(path: Path) -> Iterable[str]:
-    file = _open(path)
-    return list(file) if isinstance(file, dict) else list(file.keys())
-
-
 def _open(path: Path) -> Any:
+    """A dict of tensors, or a safetensors file, which has `keys` too."""
+    with open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise CheckpointError(f"{path} only points to the weights: fetch the file itself (git lfs pull)")
     if path.suffix != ".safetensors":
-        return load_file(path, mmap=True)
+        content = load_file(path, mmap=True)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} holds no weights by name, but a {type(content).__name__}")
+        return content
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -111,5 +122,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what transformers raises is of many kinds
-        raise ConfigError(f"{path} cannot be used: {str(error).splitlines()[0]}") from error
+        # A first line that ends so announces the reason.
+        reason = re.sub(r":\s+", ": ", str(error)).splitlines()[0]
+        raise ConfigError(f"{path} cannot be used: {reason}") from error
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(
+            f"{path}: quantization_config: quantised weights cannot be had here; take the model they were made of"
+        )
     return config.to_dict() | {"model_type": config.model_type}

@@ -19,7 +19,8 @@ from megatron.data.shares import (
     get_train_valid_test_split_,
     weights_by_num_docs,
 )
-from megatron.registry import capabilities, lookup
+from megatron.neox_arguments.rules.training import epoch_problems
+from megatron.registry import lookup
 
 __all__ = [
     "DataLoaders",
@@ -127,9 +128,8 @@ def _online_datasets(neox_args, amounts: dict[str, Amount], readers: Readers | N
 
 
 def needed_amounts(neox_args) -> dict[str, Amount]:
-    """How much of each split the run reads. Raises: ConfigError without a train length, or where epochs cannot be."""
+    """How much of each split the run reads. Raises: ConfigError without a train length."""
     if neox_args.train_epochs:
-        validate_train_epochs(neox_args)
         rest = Amount(None, 1) if neox_args.eval_iters else Amount(0, None)
         return {"train": Amount(None, 1), "valid": rest, "test": rest}
     if neox_args.train_iters is None:
@@ -145,20 +145,7 @@ def needed_amounts(neox_args) -> dict[str, Amount]:
 
 def validate_train_epochs(neox_args) -> None:
     """Raises: ConfigError if the run cannot be measured in epochs, naming every reason."""
-    if neox_args.train_epochs is None:
-        return
-    problems = []
-    if neox_args.train_iters:
-        problems.append("train_epochs and train_iters exclude each other")
-    if not capabilities("packing", neox_args.pack_impl).epochs:
-        problems.append(f"train_epochs needs pack_impl packed, not {neox_args.pack_impl}")
-    if neox_args.dataset_impl != "gpt2":
-        problems.append(f"train_epochs needs dataset_impl gpt2, not {neox_args.dataset_impl}")
-    if neox_args.weight_by_num_documents:
-        problems.append("train_epochs reads every data set once per epoch: unset weight_by_num_documents")
-    if any(weight != 1 for weight in neox_args.train_data_weights or ()):
-        problems.append("train_epochs reads every data set once per epoch: all train_data_weights must be 1")
-    if problems:
+    if problems := list(epoch_problems(neox_args)):
         raise ConfigError(problems)
 
 
@@ -209,17 +196,13 @@ def build_train_valid_test_datasets(
     for i, name in enumerate(SPLITS):
         documents = range(bounds[i], bounds[i + 1])
         samples, epochs = train_valid_test_num_samples[i], train_valid_test_epochs[i]
-        if samples == 0 and not epochs:
-            datasets.append(None)
-            continue
-        if not documents:
+        needed = samples != 0 or epochs
+        if needed and not documents:
+            share = f"split {splits_string!r} of the {len(indexed)} documents of {data_prefix}"
             if name == "train":
-                raise DataError(
-                    f"split {splits_string!r} of the {len(indexed)} documents of {data_prefix} trains on none"
-                )
-            warn(
-                f"split {splits_string!r} of {len(indexed)} documents leaves none for {name}: it is left out"
-            )
+                raise DataError(f"{share} trains on none")
+            warn(f"{share} leaves none for {name}: it is left out")
+        if not needed or not documents:
             datasets.append(None)
             continue
         datasets.append(
@@ -304,13 +287,10 @@ def build_weighted_datasets(
 
 
 def _sources(neox_args, split: str) -> list[Source]:
-    """The data sets of a split. Raises: ConfigError if labels or weights are not one per data set."""
+    """The data sets of a split."""
     texts = getattr(neox_args, f"{split}_data_paths") or []
     labels = getattr(neox_args, f"{split}_label_data_paths") or [None] * len(texts)
     weights = getattr(neox_args, f"{split}_data_weights") or [1.0] * len(texts)
-    for key, values in ((f"{split}_label_data_paths", labels), (f"{split}_data_weights", weights)):
-        if len(values) != len(texts):
-            raise ConfigError(f"{key} has {len(values)} entries, {split}_data_paths has {len(texts)}")
     return [Source(*fields) for fields in zip(texts, labels, weights, strict=True)]
 
 

@@ -197,21 +197,6 @@ def _build_index_mappings(
         allow_chopped=allow_chopped,
         labels=label_dataset,
     )
-    whole_documents = capabilities("packing", pack_impl).whole_documents
-    key = {
-        "data": indexed_dataset.fingerprint(),
-        "documents": _describe(documents),
-        "seq_length": seq_length,
-        "num_samples": request.num_samples,
-        "num_epochs": num_epochs,
-        "seed": seed,
-        "packing": pack_impl,
-        # What only whole documents depend on must not make packed maps be built twice.
-        "allow_chopped": allow_chopped if whole_documents else None,
-        "labels": label_dataset.fingerprint(values=True)
-        if whole_documents and label_dataset is not None
-        else None,
-    }
 
     def build() -> tuple[dict[str, np.ndarray], dict]:
         maps: IndexMaps = lookup("packing", pack_impl)(request)
@@ -219,8 +204,33 @@ def _build_index_mappings(
         return arrays, {"tokens_per_epoch": maps.tokens_per_epoch, "epochs": maps.epochs}
 
     return load_or_build(
-        Path(f"{data_prefix}_index_maps"), f"{name}_{pack_impl}_{seq_length}", key, build, use_shared_fs
+        Path(f"{data_prefix}_index_maps"),
+        f"{name}_{pack_impl}_{seq_length}",
+        _cache_key(request, indexed_dataset.fingerprint(), pack_impl),
+        build,
+        use_shared_fs,
     )
+
+
+def _cache_key(request: PackingRequest, data_fingerprint, pack_impl: str) -> dict:
+    """All that the maps depend on."""
+    key = {
+        "data": data_fingerprint,
+        "documents": _describe(request.documents),
+        "seq_length": request.seq_length,
+        "num_samples": request.num_samples,
+        "num_epochs": request.num_epochs,
+        "seed": request.seed,
+        "packing": pack_impl,
+        "allow_chopped": None,
+        "labels": None,
+    }
+    # What only whole documents depend on must not make packed maps be built twice.
+    if capabilities("packing", pack_impl).whole_documents:
+        key["allow_chopped"] = request.allow_chopped
+        if request.labels is not None:
+            key["labels"] = request.labels.fingerprint(values=True)
+    return key
 
 
 def _describe(documents: range | np.ndarray) -> list:

@@ -14,6 +14,7 @@ from megatron.model import GPT2ModelPipe, build_sequential, get_params_for_weigh
 from megatron.neox_arguments.deepspeed_view import zero_options
 from megatron.objectives import Objective
 from megatron.optimizers import build_optimizer
+from megatron.optimizers.compiler import import_muon_uncompiled
 
 
 def get_model(neox_args, use_cache: bool = False) -> torch.nn.Module:
@@ -75,6 +76,7 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
     scheduler = get_learning_rate_scheduler(optimizer, neox_args)
     if neox_args.is_pipe_parallel:
         attach_objective(model, objective)
+    import_muon_uncompiled()
     engine, optimizer, _, scheduler = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

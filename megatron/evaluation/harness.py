@@ -5,6 +5,7 @@ import functools
 import random
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 
 from megatron.common.device import current_device
-from megatron.common.errors import ConfigError, DataError
+from megatron.common.errors import ConfigError
 from megatron.common.optional import require
 from megatron.evaluation.chat import ChatTemplate
+from megatron.evaluation.faults import fault_of_harness, unreadable_files
 from megatron.evaluation.results import plain
 from megatron.neox_arguments.git import get_git_commit_hash
 from megatron.neox_arguments.suggestions import several_nearest
@@ -55,7 +57,7 @@ def chosen_tasks(names: list[str] | None, include_path: str | list[str] | None) 
             )
             problems.append(f"eval_tasks: lm_eval knows no task {name!r}; {hint}")
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems + unreadable_files(_folders(include_path)))
     return list(found)
 
 
@@ -97,38 +99,30 @@ def evaluate_tasks(
     """Run the harness on an adapter; see EvalHarnessAdapter.run_eval.
 
     Args: description: what the config of the results begins with.
-    Raises: ConfigError for unknown tasks, DataError where a data set cannot be had.
+    Raises: ConfigError for unknown tasks, DataError for a task that is wrong or whose data cannot be had.
     """
     import datasets
     from lm_eval.evaluator import simple_evaluate
 
-    neox_args = adapter.neox_args
     datasets.disable_progress_bars()
+    neox_args = adapter.neox_args
     limit = neox_args.eval_limit if limit is None else limit
     folders = neox_args.eval_include_path
     names = names or neox_args.eval_tasks
     tasks = chosen_tasks(names, folders)
-    try:
-        with _own_random_numbers():
-            results = simple_evaluate(
-                model=adapter,
-                tasks=tasks,
-                task_manager=_manager_for(names, folders),
-                num_fewshot=neox_args.eval_num_fewshot if num_fewshot is None else num_fewshot,
-                limit=limit,
-                bootstrap_iters=bootstrap_iters,
-                log_samples=neox_args.eval_log_samples,
-                apply_chat_template=neox_args.eval_apply_chat_template,
-                # Of a conversation, examples are turns.
-                fewshot_as_multiturn=neox_args.eval_apply_chat_template,
-            )
-    except ValueError as error:
-        if "Duplicate task" not in str(error):
-            raise
-        raise ConfigError(f"eval_tasks asks for a task twice, perhaps within a group: {error}") from error
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"eval_tasks {' '.join(tasks)}: a data set cannot be read: {reason}") from error
+    with _faults_told(tasks, folders), _own_random_numbers(), _without_inventory():
+        results = simple_evaluate(
+            model=adapter,
+            tasks=tasks,
+            task_manager=_manager_for(names, folders),
+            num_fewshot=neox_args.eval_num_fewshot if num_fewshot is None else num_fewshot,
+            limit=limit,
+            bootstrap_iters=bootstrap_iters,
+            log_samples=neox_args.eval_log_samples,
+            apply_chat_template=neox_args.eval_apply_chat_template,
+            # Of a conversation, examples are turns.
+            fewshot_as_multiturn=neox_args.eval_apply_chat_template,
+        )
     for values in results["results"].values():
         values.pop("alias", None)
     results["config"] = {
@@ -140,8 +134,20 @@ def evaluate_tasks(
         "limit": limit,
         "bootstrap_iters": bootstrap_iters,
     }
-    results["git_hash"] = get_git_commit_hash()
     return plain(results)
+
+
+@contextlib.contextmanager
+def _faults_told(tasks: list[str], include_path: str | list[str] | None) -> Iterator[None]:
+    """Raise what is wrong with the tasks as errors of the user."""
+    try:
+        yield
+    except Exception as error:
+        if "Duplicate task" in str(error):
+            raise ConfigError(f"eval_tasks asks for a task twice, perhaps within a group: {error}") from error
+        if (fault := fault_of_harness(error, tasks, _folders(include_path))) is not None:
+            raise fault from error
+        raise
 
 
 @contextlib.contextmanager
@@ -155,6 +161,24 @@ def _own_random_numbers() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def _without_inventory() -> Iterator[None]:
+    """Keep the harness from describing the machine after every evaluation, for which it starts pip, git and others and
+    needs seconds each time. Versions, which are had at once, stay in the results."""
+    from lm_eval import evaluator
+
+    def add_versions(results: dict[str, Any]) -> None:
+        results |= {f"{name}_version": version(name) for name in ("lm_eval", "transformers")}
+
+    kept = {"add_env_info": add_versions, "get_git_commit_hash": get_git_commit_hash}
+    before = {name: getattr(evaluator, name) for name in kept}
+    vars(evaluator).update(kept)
+    try:
+        yield
+    finally:
+        vars(evaluator).update(before)
 
 
 def table(results: dict[str, Any]) -> str:

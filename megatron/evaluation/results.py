@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from megatron.common.files import atomic_write_text
+from megatron.common.files import atomic_write_text, check_writable, make_folder
+
+PREFIX_KEY = "eval_results_prefix"
 
 
 def plain(results: dict[str, Any]) -> dict[str, Any]:
@@ -33,10 +35,15 @@ def metrics_of(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def check_place(prefix: str) -> None:
+    """Find out before the evaluation whether its results can be written. Raises: NeoXError if not."""
+    check_writable(Path(f"{prefix}_").parent, PREFIX_KEY)
+
+
 def write_results(results: dict[str, Any], prefix: str, folder: str | Path = ".") -> Path:
     """Write `[PREFIX_]eval_results_MM-DD-YYYY-HH-MM-SS.json`. Returns: its path."""
     stamp = time.strftime("%m-%d-%Y-%H-%M-%S")
     path = Path(folder, f"{prefix}_eval_results_{stamp}.json" if prefix else f"eval_results_{stamp}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, PREFIX_KEY)
     atomic_write_text(path, json.dumps(results, indent=4, ensure_ascii=False))
     return path

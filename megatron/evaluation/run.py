@@ -3,9 +3,18 @@
 from typing import Any
 
 from megatron.common.console import info, warn
-from megatron.evaluation.harness import table
-from megatron.evaluation.results import metrics_of, write_results
+from megatron.evaluation.harness import check_tasks, table
+from megatron.evaluation.results import check_place, metrics_of, write_results
 from megatron.logging.metrics import Metrics
+
+
+def check_evaluation(neox_args) -> None:
+    """Find out before the model is loaded whether the tasks are there and their results can be written.
+
+    Raises: NeoXError if not.
+    """
+    check_tasks(neox_args)
+    check_place(neox_args.eval_results_prefix)
 
 
 def run_eval_harness(

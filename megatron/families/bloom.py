@@ -40,6 +40,11 @@ class Bloom(Family):
     demands = {"apply_residual_connection_post_layernorm": (False,)}
 
     def read(self, config):
+        if config["slow_but_exact"] and config["pretraining_tp"] > 1:
+            raise ConfigError(
+                f"{self.architecture}: slow_but_exact=True cannot be had here with pretraining_tp above 1: "
+                "transformers' model leaves biases out then"
+            )
         return {
             **read_dropout(config, "hidden_dropout"),
             "max_position_embeddings": config.get("seq_length") or _LENGTH,

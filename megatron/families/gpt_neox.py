@@ -40,7 +40,7 @@ class GPTNeoX(Family):
 
     def read(self, config):
         return {
-            **read_rotary(config),
+            **read_rotary(config, partial=True),
             **read_activation(config["hidden_act"]),
             "ffn_hidden_size": config["intermediate_size"],
             "use_bias_in_attn_linear": config["attention_bias"],

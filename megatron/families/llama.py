@@ -63,7 +63,7 @@ class LlamaLike(Family):
 
     def read(self, config):
         return {
-            **read_rotary(config),
+            **read_rotary(config, partial=self.partly_rotary),
             **read_heads(config),
             "activation": read_gate(config["hidden_act"]),
             "ffn_hidden_size": config["intermediate_size"],

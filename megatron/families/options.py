@@ -67,11 +67,15 @@ def write_gate(args: NeoXArgs) -> str:
 ROTARY_KEYS = ("pos_emb", "rotary_pct", "rotary_emb_base", "rope_scaling")
 
 
-def read_rotary(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our keys of rotary positions."""
+def read_rotary(config: Mapping[str, Any], partial: bool = False) -> dict[str, Any]:
+    """Our keys of rotary positions. partial: their model can turn a part of a head's features only."""
     parameters = dict(config["rope_parameters"])
     base = parameters.pop("rope_theta")
     share = parameters.pop("partial_rotary_factor", 1.0)
+    if share != 1.0 and not partial:
+        raise ConfigError(
+            f"partial_rotary_factor={share} cannot be had here: there the model turns all features anyway"
+        )
     if base != int(base):
         raise ConfigError(f"rope_theta={base} cannot be had here: rotary_emb_base is a whole number")
     kind = kind_of(parameters)

@@ -2,9 +2,10 @@
 off, and whether anything moves."""
 
 import contextlib
+import errno
 import hmac
+import resource
 import secrets
-import select
 import selectors
 import socket
 import time
@@ -20,14 +21,22 @@ from megatron.launcher.stalls import Standing, describe
 
 _HELLO_SECONDS = 10.0  # for a connection to say who it is
 _ANSWER_SECONDS = 5.0  # for the ranks to tell their stacks
+_NONSENSE = "sent something that is no message of this program"
 _LONGEST_TRACE = 64 * 1024  # bytes
+_TRACE_SECONDS = 1.0  # for the end of a rank's trace, after that of its other connection
 _STRANGERS = 64  # connections besides two of every rank
+_OWN_FILES = 64  # descriptors for everything that is no connection
+_BREATH_SECONDS = 0.1  # between two attempts to accept somebody without a free descriptor
+_OVERTIME = (
+    8  # rounds: a connection is accepted in one, says who it is in the next, and what it wants in a third
+)
 
 
 @dataclass
 class _Member:
     """A rank. heard: when its count of beats last rose; trace: what faulthandler has written; works: it has not said
-    its last word; answered: it has told its stacks."""
+    its last word; answered: it has told its stacks; lost: when its connection ended and why, until its trace has ended
+    as well and tells more or nothing."""
 
     rank: int
     host: str
@@ -39,6 +48,7 @@ class _Member:
     is_connected: bool = True
     works: bool = True
     answered: bool = False
+    lost: tuple[float, str] | None = None
 
 
 @dataclass
@@ -64,6 +74,7 @@ class Coordinator:
         self._size, self._patience, self._restarts = job.size, job.patience, job.restarts
         self._names_hosts = not job.is_local
         self._token = secrets.token_hex(16)
+        _allow_files(2 * job.size + _STRANGERS + _OWN_FILES)
         self._listener = socket.create_server(("127.0.0.1" if job.is_local else "", 0), backlog=1024)
         port = self._listener.getsockname()[1]
         addresses = ["127.0.0.1"] if job.is_local else _own_addresses(list(job.hosts))
@@ -107,15 +118,21 @@ class Coordinator:
         """Ranks that are connected."""
         return [rank for rank, member in self._members.items() if member.is_connected]
 
+    @property
+    def hears(self) -> bool:
+        """Whether a rank that has come may still say something, or why it went."""
+        return any(member.is_connected or member.lost for member in self._members.values())
+
     def serve(self, seconds: float, wake: int | None = None) -> bool:
         """Handle what arrives until the time is over, something has gone wrong, or the descriptor `wake` is readable.
 
+        However late it is, what has arrived by then is handled too.
         Returns: whether `wake` is.
         """
         if wake is not None:
             self._selector.register(wake, selectors.EVENT_READ)
         try:
-            end, before = time.monotonic() + seconds, self._troubles()
+            end, before, overtime = time.monotonic() + seconds, self._troubles(), _OVERTIME
             while True:
                 events = self._selector.select(max(0.0, end - time.monotonic()))
                 for key, _ in events:
@@ -125,8 +142,12 @@ class Coordinator:
                 self._look_after()
                 if any(key.fileobj == wake for key, _ in events):
                     return True
-                if time.monotonic() >= end or self._troubles() != before:
+                if self._troubles() != before:
                     return False
+                if time.monotonic() >= end:
+                    overtime -= 1
+                    if not events or not overtime:
+                        return False
         finally:
             if wake is not None:
                 self._selector.unregister(wake)
@@ -157,8 +178,11 @@ class Coordinator:
     def _accept(self) -> None:
         try:
             connection = self._listener.accept()[0]
-        except OSError:
-            return  # It has gone already, or there are no descriptors left.
+        except OSError as error:
+            # It has gone already. Or there are no descriptors left, which would be told at once again and again.
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(_BREATH_SECONDS)
+            return
         keep_alive(connection, LOST_SECONDS)
         if len(self._guests) >= 2 * self._size + _STRANGERS:
             connection.close()
@@ -173,15 +197,19 @@ class Coordinator:
             return
         try:
             messages = guest.wire.messages()
-            if messages:
-                self._admit(guest, messages[0])
-                for message in messages[1:]:
-                    self._note(self._members[messages[0]["rank"]], message)
+            member = self._admit(guest, messages[0]) if messages else None
         except (EOFError, OSError, WireError, LookupError, TypeError, ValueError):
             self._dismiss(guest)
+            return
+        if member is not None:
+            self._note_all(member, messages[1:])
 
-    def _admit(self, guest: _Guest, hello: dict[str, Any]) -> None:
-        """Raises: WireError for one who is not of this job."""
+    def _admit(self, guest: _Guest, hello: dict[str, Any]) -> _Member | None:
+        """Returns: the rank whose connection this is, None for that of its trace.
+
+        Raises: WireError for one who is not of this job; LookupError, TypeError, ValueError for a message that makes no
+        sense.
+        """
         rank, token = hello.get("rank"), str(hello.get("token"))
         if not hmac.compare_digest(token.encode(), self._token.encode()):
             raise WireError("wrong token")
@@ -189,7 +217,7 @@ class Coordinator:
             raise WireError("no such rank")
         if hello["kind"] == "trace":
             guest.rank = rank
-            return
+            return None
         if hello["kind"] != "hello" or rank in self._members:
             raise WireError("there is one already")
         now = time.monotonic()
@@ -201,7 +229,10 @@ class Coordinator:
         interval = max(2.0, self._size / 500)
         if self._patience:
             interval = min(interval, self._patience / 4)
-        guest.wire.send({"kind": "welcome", "interval": interval, "patience": self._patience})
+        # One that has gone meanwhile is found out by reading.
+        with contextlib.suppress(WireError):
+            guest.wire.send({"kind": "welcome", "interval": interval, "patience": self._patience})
+        return member
 
     def _dismiss(self, guest: _Guest) -> None:
         self._guests.pop(guest.connection.fileno(), None)
@@ -211,7 +242,9 @@ class Coordinator:
     def _hear_trace(self, guest: _Guest) -> None:
         member = self._members.get(guest.rank or 0)
         try:
-            text = guest.connection.recv(1 << 16)
+            text = guest.connection.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         except OSError:
             text = b""
         if not text or member is None or len(member.trace) > _LONGEST_TRACE:
@@ -221,8 +254,7 @@ class Coordinator:
 
     def _hear_member(self, member: _Member) -> None:
         try:
-            for message in member.wire.messages():
-                self._note(member, message)
+            messages = member.wire.messages()
         except (EOFError, ConnectionResetError):
             self._lose(
                 member,
@@ -230,20 +262,40 @@ class Coordinator:
             )
         except OSError:
             self._lose(member, "is out of reach: its host went down or was cut off from the network")
-        except (WireError, LookupError, TypeError, ValueError):
-            self._lose(member, "sent something that is no message of this program")
+        except WireError:
+            self._lose(member, _NONSENSE)
+        else:
+            self._note_all(member, messages)
+
+    def _note_all(self, member: _Member, messages: list[dict[str, Any]]) -> None:
+        try:
+            for message in messages:
+                self._note(member, message)
+        except (LookupError, TypeError, ValueError):
+            self._lose(member, _NONSENSE)
 
     def _lose(self, member: _Member, reason: str) -> None:
-        for guest in list(self._guests.values()):
-            if guest.rank == member.rank and select.select([guest.wire], [], [], 0)[0]:
-                self._hear_trace(guest)
         member.is_connected = False
         self._selector.unregister(member.wire)
         member.wire.close()
-        if member.works and member.trace:
+        if member.works:
+            member.lost = time.monotonic(), reason
+            self._judge(member)
+
+    def _judge(self, member: _Member) -> None:
+        """Tell a rank that died from one that faulthandler has ended, whose words may come after its end."""
+        assert member.lost is not None
+        traces = [guest for guest in self._guests.values() if guest.rank == member.rank]
+        for guest in traces:
+            self._hear_trace(guest)
+        since, reason = member.lost
+        if member.trace:
+            member.lost = None
             self._ask_for_stacks()
-        elif member.works and not self.comes_again:
-            self.losses.append(Loss(member.rank, self._host(member), reason))
+        elif not traces or time.monotonic() - since > _TRACE_SECONDS:
+            member.lost = None
+            if not self.comes_again:
+                self.losses.append(Loss(member.rank, self._host(member), reason))
 
     def _note(self, member: _Member, message: dict[str, Any]) -> None:
         """Raises: LookupError, TypeError, ValueError for a message that makes no sense."""
@@ -259,7 +311,6 @@ class Coordinator:
                 member.rank,
                 str(message["message"]),
                 None if trace is None else str(trace),
-                time.time(),
                 self._host(member),
                 bool(message["mistake"]),
             )
@@ -284,8 +335,13 @@ class Coordinator:
         for guest in list(self._guests.values()):
             if guest.rank is None and now - guest.since > _HELLO_SECONDS:
                 self._dismiss(guest)
+        for member in self._members.values():
+            if member.lost:
+                self._judge(member)
         at_work = [member for member in self._members.values() if member.works]
-        if self.stall or not self._patience or not at_work:
+        if not at_work:
+            self._asked = 0.0  # There is nobody left to answer.
+        if self.stall or not at_work:
             return
         moved = max(member.heard for member in self._members.values())
         frozen = any(member.trace for member in at_work)
@@ -296,7 +352,7 @@ class Coordinator:
                 member.answered or not member.is_connected for member in at_work
             ):
                 self._tell_stall(now)
-        elif now - moved > self._patience:
+        elif self._patience and now - moved > self._patience:
             self._ask_for_stacks()
 
     def _ask_for_stacks(self) -> None:
@@ -335,6 +391,15 @@ def _readable(trace: bytes) -> str:
     """What faulthandler has written, without its heading and the thread of the lifeline."""
     threads = trace.decode(errors="replace").partition("\n")[2].split("\n\n")
     return "\n\n".join(thread for thread in threads if "lifeline.py" not in thread)
+
+
+def _allow_files(count: int) -> None:
+    """Let this process have that many open files, as far as the system's administrator does: the usual thousand is for
+    a program that serves no thousands of ranks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _own_addresses(hosts: list[str]) -> list[str]:

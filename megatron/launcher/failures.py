@@ -1,13 +1,11 @@
 """What the processes of a failed job left behind, told once.
 
-A failing worker writes rank_N.json into the folder NEOX_ERROR_DIR names (megatron/common/errors.py). The first failure
-is the cause; most of the others are its consequences (a closed connection to the rank that went first).
+A failing worker tells its error over its lifeline (megatron/common/lifeline.py). The first failure is the cause; most
+of the others are its consequences (a closed connection to the rank that went first).
 """
 
-import json
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 
 _LONGEST_CONSEQUENCE = 200
 _MOST_NAMED = 8
@@ -15,13 +13,12 @@ _MOST_NAMED = 8
 
 @dataclass(frozen=True)
 class Failure:
-    """One rank's error. trace is None for a user's mistake; time: when it was written, seconds; host: None on one
-    machine; mistake: another start would meet it again."""
+    """One rank's error. trace is None for a user's mistake; host: None on one machine; mistake: another start would
+    meet it again."""
 
     rank: int
     message: str
     trace: str | None
-    time: float
     host: str | None = None
     mistake: bool = False
 
@@ -41,23 +38,6 @@ class Outcome:
 
     code: int
     may_recover: bool = False
-
-
-def read_failures(folder: Path) -> list[Failure]:
-    """All errors left in the folder, first one first."""
-    found = []
-    for path in folder.glob("rank_*.json"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue  # The rank was killed while it wrote.
-        written = path.stat().st_mtime
-        found.append(
-            Failure(
-                record["rank"], record["message"], record["traceback"], written, mistake=record["mistake"]
-            )
-        )
-    return sorted(found, key=lambda failure: (failure.time, failure.rank))
 
 
 def exit_code(status: int) -> int:

@@ -4,31 +4,28 @@ DeepSpeed's own single-machine launcher imports torch twice before the first wor
 heavy and speaks the same protocol: torchrun-style environment variables, --local_rank, and base64 configurations.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
-from megatron.common.console import print_rank_0
-from megatron.common.errors import COME_AGAIN, ERROR_DIR_VARIABLE
+from megatron.common.console import print_rank_0, write_errors
+from megatron.common.errors import COME_AGAIN, NeoXError
 from megatron.launcher.coordinator import Coordinator
-from megatron.launcher.failures import Outcome, death, exit_code, read_failures, report
+from megatron.launcher.failures import Outcome, death, exit_code, report
+from megatron.launcher.interrupts import ANNOUNCING, ENDING, Interrupts
 from megatron.launcher.job import Job
 from megatron.launcher.worker_environment import worker_environment
 
 # Time for other ranks that met the same error to say so.
 SETTLE_SECONDS = 1.0
-# A failed worker tells by a file and waits (megatron/common/errors.py), so its end cannot wake us.
 POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# A scheduler's announcements, which the workers understand (megatron/engine/stop.py).
-_PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_local(job: Job) -> Outcome:
@@ -36,44 +33,44 @@ def run_local(job: Job) -> Outcome:
 
     A worker that fails ends the job: the others are ended too and its error is shown once. So does a stall
     (job.patience). SIGINT, SIGTERM and SIGHUP are passed on, and the workers are given all the time they need to finish
-    their step and save; a second one kills. SIGUSR1 and SIGUSR2 are passed on, however often they come.
+    their step and save; who insists has them killed. SIGUSR1 and SIGUSR2 are passed on, however often they come.
 
     Returns: code 0; COME_AGAIN if the workers ask for another start; the exit code of the worker that failed first
     (128 + signal for one killed by a signal); or 1 after a stall.
     """
-    with tempfile.TemporaryDirectory(prefix="neox_errors_") as folder:
-        return _Watch(job, Path(folder)).run()
+    return _Watch(job).run()
 
 
 class _Watch:
     """The processes of a running job."""
 
-    def __init__(self, job: Job, error_folder: Path):
+    def __init__(self, job: Job):
         self._job = job
-        self._errors = error_folder
         self._processes: list[subprocess.Popen] = []
-        self._signals = 0
+        self._interrupts = Interrupts()
+        self._told = False
         self._wake_reader, self._wake_writer = os.pipe()
         self._coordinator = Coordinator(job)
 
     def run(self) -> Outcome:
         """Start all, wait for all."""
-        restore = self._install_handlers()
-        try:
-            for index in range(self._job.size):
-                if self._signals:
-                    return Outcome(128 + signal.SIGINT)
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(self._install_handlers())
+            at_end.callback(self._coordinator.close)
+            at_end.callback(self._kill_all)
+            outcome = self._run()
+        # Who interrupts the very end does not want another start either.
+        return replace(outcome, may_recover=outcome.may_recover and not self._interrupts.heard)
+
+    def _run(self) -> Outcome:
+        for index in range(self._job.size):
+            if not self._interrupts.first:
                 self._processes.append(self._start(index))
-            return self._wait()
-        finally:
-            self._kill_all()
-            self._coordinator.close()
-            restore()
+        # From here on all processes hear what comes.
+        return Outcome(128 + signal.SIGINT) if self._interrupts.first else self._wait()
 
     def _start(self, index: int) -> subprocess.Popen:
-        environment = worker_environment(self._job, index, os.environ)
-        environment[ERROR_DIR_VARIABLE] = str(self._errors)
-        environment |= self._coordinator.environment()
+        environment = worker_environment(self._job, index, os.environ) | self._coordinator.environment()
         command = [sys.executable, "-u", self._job.script, f"--local_rank={index}", *self._job.arguments]
         return subprocess.Popen(
             command,
@@ -88,17 +85,18 @@ class _Watch:
         while True:
             codes = [code for code in self._codes().values() if code is not None]
             if self._coordinator.stall:
-                sys.stderr.write(f"error: {self._coordinator.stall}\n")
-                return Outcome(1, may_recover=not self._signals)
-            if any(code not in (0, COME_AGAIN) for code in codes) or read_failures(self._errors):
+                write_errors(f"error: {self._coordinator.stall}\n")
+                return Outcome(1, may_recover=True)
+            if any(code not in (0, COME_AGAIN) for code in codes) or self._coordinator.failures:
                 self._settle()
                 # A rank that is stuck within C has ended by itself, and the others are being asked where they are.
                 if not self._coordinator.asks:
                     return self._fail()
             if len(codes) == self._job.size:
                 return Outcome(max(codes))
-            if self._signals > 1:
+            if self._interrupts.insists:
                 return Outcome(128 + signal.SIGINT)
+            self._acknowledge()
             self._sleep(POLL_SECONDS)
 
     def _codes(self) -> dict[int, int | None]:
@@ -110,29 +108,44 @@ class _Watch:
         The other ranks are not asked politely: none of them can go on without the failed one, and what they have put
         on disk is whole at any moment.
         """
-        failures = read_failures(self._errors)
+        failures = list(self._coordinator.failures)
         told = {failure.rank for failure in failures}
-        silent = {rank: code for rank, code in self._codes().items() if code and rank not in told}
+        codes = {rank: code for rank, code in self._codes().items() if code not in (None, 0, COME_AGAIN)}
         # Killed by nobody we know comes first, whatever the others report about the broken connection.
-        died = min(silent.items(), key=lambda entry: entry[1], default=None)
+        silent = [(rank, code) for rank, code in codes.items() if code is not None and rank not in told]
+        died = min(silent, key=lambda entry: entry[1], default=None)
         first = died if died and (died[1] < 0 or not failures) else None
         code = exit_code(first[1] if first else 1)
         self._kill_all()
-        if not (self._signals and code in (128 + signal.SIGINT, 128 + signal.SIGTERM)):
+        if not (self._interrupts.first and code in (128 + signal.SIGINT, 128 + signal.SIGTERM)):
             losses = [death(*first)] if first else []
-            sys.stderr.write(report(failures, losses, self._job.size) + "\n")
-        mistaken = not first and failures[0].mistake
-        return Outcome(code, may_recover=not mistaken and not self._signals)
+            write_errors(report(failures, losses, self._job.size) + "\n")
+        return Outcome(code, may_recover=first is not None or not failures[0].mistake)
 
     def _settle(self) -> None:
         """Give ranks that met the same error the time to say so. Called when the first failure is seen."""
         self._coordinator.serve(0.0)
         end = time.monotonic() + SETTLE_SECONDS
-        while (left := end - time.monotonic()) > 0 and self._signals < 2:
-            told = {failure.rank for failure in read_failures(self._errors)}
-            if all(code is not None or rank in told for rank, code in self._codes().items()):
+        while (left := end - time.monotonic()) > 0 and not self._interrupts.insists:
+            # The words of a process that has ended are read to the end of its connection.
+            told, present = (
+                {failure.rank for failure in self._coordinator.failures},
+                self._coordinator.present,
+            )
+            if all(
+                rank in told or (code is not None and rank not in present)
+                for rank, code in self._codes().items()
+            ):
                 return
             self._sleep(min(left, POLL_SECONDS))
+
+    def _acknowledge(self) -> None:
+        """Not in the handler: the terminal may have gone, and Python may be amid a line."""
+        if self._interrupts.first and not self._told:
+            self._told = True
+            name = signal.Signals(self._interrupts.first).name
+            with contextlib.suppress(NeoXError):
+                print_rank_0(f"{name}: waiting for the processes to stop; again to kill them")
 
     def _sleep(self, seconds: float) -> None:
         """Until a process ends, a signal arrives, or the time is over."""
@@ -142,9 +155,7 @@ class _Watch:
     def _install_handlers(self) -> Callable[[], None]:
         os.set_blocking(self._wake_writer, False)
         previous_fd = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        previous = {number: signal.signal(number, self._forward) for number in _FORWARDED}
-        for number in _PASSED_ON:
-            previous[number] = signal.signal(number, lambda number, frame: self._signal_all(number))
+        previous = {number: signal.signal(number, self._forward) for number in (*ENDING, *ANNOUNCING)}
         # Without a handler of ours SIGCHLD would not write to the wake-up pipe.
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
@@ -160,12 +171,7 @@ class _Watch:
     def _forward(self, number: int, frame: object) -> None:
         if number == signal.SIGINT and self._job.owns_interrupt:
             self._signal_all(number)
-            return
-        self._signals += 1
-        if self._signals == 1:
-            print_rank_0(
-                f"{signal.Signals(number).name}: waiting for the processes to stop; again to kill them"
-            )
+        elif self._interrupts.note(number) or number in ANNOUNCING:
             self._signal_all(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def _signal_all(self, number: int) -> None:
@@ -176,10 +182,9 @@ class _Watch:
     def _kill_all(self) -> None:
         """Kill what is left, each with the processes it has started."""
         for process in self._processes:
-            try:
+            # A group without living members is unknown, or on macOS forbidden.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         for process in self._processes:
             process.wait()
 

@@ -9,14 +9,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from megatron.common.console import print_rank_0
-from megatron.common.errors import COME_AGAIN
+from megatron.common.console import print_rank_0, write_errors
+from megatron.common.errors import COME_AGAIN, NeoXError
+from megatron.common.files import remove
 from megatron.launcher.coordinator import Coordinator
 from megatron.launcher.exports import exports, inherited
 from megatron.launcher.failures import Outcome, exit_code, name_ranks, report
+from megatron.launcher.interrupts import ANNOUNCING, ENDING, Interrupts
 from megatron.launcher.job import PLACED_BY_SCHEDULER, Job
 from megatron.launcher.jsrun import jsrun_command
 from megatron.launcher.local import POLL_SECONDS, SETTLE_SECONDS, die_with_parent
@@ -25,33 +27,33 @@ from megatron.launcher.srun import srun_command
 # Where the starter finds this package, from whatever folder the user types.
 _PROJECT = Path(__file__).resolve().parents[2]
 END_SECONDS = 5.0  # for the ranks, then for the starter, to end by themselves
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_multi_host(job: Job, extra: Mapping[str, str] | None = None) -> Outcome:
     """Run a job on several hosts to its end.
 
     A process that fails, dies or is cut off ends the job: its host and rank are named, and the others end themselves
-    (megatron/common/lifeline.py). So does a stall (job.patience). The first SIGINT, SIGTERM or SIGHUP lets the
-    processes finish their step and save; a second one ends them. SIGUSR1 lets them ask for another start besides.
+    (megatron/common/lifeline.py). So does a stall (job.patience). SIGINT, SIGTERM or SIGHUP let the processes finish
+    their step and save; who insists ends them. SIGUSR1 lets them ask for another start besides.
 
     Args: extra: further environment variables of the processes.
     Returns: the exit code of the program behind `launcher`, 128 + signal for one killed by a signal; COME_AGAIN if the
     processes ask for another start; 1 for a failure that it did not see.
     Raises: LaunchError for a bad .deepspeed_env.
     """
-    coordinator = Coordinator(job)
-    given = exports(job) | (extra or {}) | coordinator.environment()
-    with tempfile.TemporaryDirectory(prefix="neox_hosts_") as folder, contextlib.closing(coordinator):
-        process = subprocess.Popen(
-            starter_command(job, given, Path(folder)),
+    given = exports(job) | (extra or {})
+    with contextlib.closing(Coordinator(job)) as coordinator:
+        given |= coordinator.environment()
+        with tempfile.TemporaryDirectory(prefix="neox_hosts_") as folder:
             # A scheduler's own starter carries this whole environment to the hosts.
-            env={**inherited(job), **given, "PYTHONPATH": f"{_PROJECT}{os.pathsep}{given['PYTHONPATH']}"},
-            # Ctrl-C reaches us alone, who pass it on.
-            start_new_session=True,
-            preexec_fn=die_with_parent(os.getpid()),
-        )
-        return _Watch(job, coordinator, process).run()
+            environment = {
+                **inherited(job),
+                **given,
+                "PYTHONPATH": f"{_PROJECT}{os.pathsep}{given['PYTHONPATH']}",
+            }
+            command = starter_command(job, given, Path(folder))
+            # Once all ranks are there the starter has read its files: whoever is killed later leaves none behind.
+            return _Watch(job, coordinator).run(command, environment, lambda: remove(folder))
 
 
 def starter_command(job: Job, given: Mapping[str, str], folder: Path) -> list[str]:
@@ -75,40 +77,65 @@ def starter_command(job: Job, given: Mapping[str, str], folder: Path) -> list[st
 class _Watch:
     """The starter's process, and the ranks as the coordinator sees them."""
 
-    def __init__(self, job: Job, coordinator: Coordinator, process: subprocess.Popen):
-        self._job, self._coordinator, self._process = job, coordinator, process
-        self._signals: list[int] = []
-        self._told = 0
+    _process: subprocess.Popen
 
-    def run(self) -> Outcome:
-        """Until the starter or the job ends."""
-        restore = self._install_handlers()
-        try:
-            while self._process.poll() is None and not self._coordinator.in_trouble:
-                self._coordinator.serve(POLL_SECONDS)
-                if self._told < len(self._signals) and not self._pass_on():
-                    return Outcome(128 + signal.SIGINT)
-            # What the others have to say, and the words of those whose starter was faster than they.
-            self._coordinator.serve(SETTLE_SECONDS if self._coordinator.in_trouble else POLL_SECONDS)
-            while self._coordinator.asks and not self._coordinator.stall:
-                self._coordinator.serve(POLL_SECONDS)
-            if self._coordinator.in_trouble:
-                return self._fail()
-            return self._end_of_starter()
-        finally:
-            self._end_all()
-            restore()
+    def __init__(self, job: Job, coordinator: Coordinator):
+        self._job, self._coordinator = job, coordinator
+        self._interrupts = Interrupts()
+        self._acknowledged, self._announced = False, 0
+
+    def run(
+        self, command: list[str], environment: dict[str, str], all_are_here: Callable[[], None]
+    ) -> Outcome:
+        """Until the starter or the job ends.
+
+        Args: command, environment: of the starter; all_are_here: called once, when every rank has come.
+        """
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(self._install_handlers())
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                # Ctrl-C reaches us alone, who pass it on.
+                start_new_session=True,
+                preexec_fn=die_with_parent(os.getpid()),
+            )
+            at_end.callback(self._end_all)
+            outcome = self._wait(all_are_here)
+        # Who interrupts the very end does not want another start either.
+        return replace(outcome, may_recover=outcome.may_recover and not self._interrupts.heard)
+
+    def _wait(self, all_are_here: Callable[[], None]) -> Outcome:
+        complete = False
+        while self._process.poll() is None and not self._coordinator.in_trouble:
+            self._coordinator.serve(POLL_SECONDS)
+            if not complete and not self._coordinator.missing:
+                complete = True
+                all_are_here()
+            if not self._pass_on():
+                return Outcome(128 + signal.SIGINT)
+        self._hear_last_words()
+        return self._fail() if self._coordinator.in_trouble else self._end_of_starter()
+
+    def _hear_last_words(self) -> None:
+        """What the others have to say about a failure, and the words of those whose starter was faster than they."""
+        self._coordinator.serve(SETTLE_SECONDS if self._coordinator.in_trouble else POLL_SECONDS)
+        end = time.monotonic() + END_SECONDS
+        while self._coordinator.hears and not self._coordinator.in_trouble and time.monotonic() < end:
+            self._coordinator.serve(POLL_SECONDS)
+        while self._coordinator.asks and not self._coordinator.stall:
+            self._coordinator.serve(POLL_SECONDS)
 
     def _end_of_starter(self) -> Outcome:
         if self._coordinator.comes_again:
             return Outcome(COME_AGAIN)
         code = exit_code(self._process.wait())
-        if code == 0 or self._signals:
+        if code == 0 or self._interrupts.heard:
             return Outcome(code)
         hosts = _host_by_rank(self._job)
         missing = [(rank, hosts[rank]) for rank in self._coordinator.missing]
         who = f", and {name_ranks(missing)} did not start" if missing else ""
-        sys.stderr.write(
+        write_errors(
             f"error: {self._job.launcher} ended with exit code {code}{who}; its own words stand above\n"
         )
         return Outcome(code, may_recover=True)
@@ -116,13 +143,14 @@ class _Watch:
     def _fail(self) -> Outcome:
         failures, losses = list(self._coordinator.failures), list(self._coordinator.losses)
         self._end_all()  # Whose last words shall not hide ours.
-        if self._signals:
-            return Outcome(128 + self._signals[0])
+        stop = self._interrupts.first or (signal.SIGUSR2 in self._interrupts.announced and signal.SIGUSR2)
+        if stop:
+            return Outcome(128 + stop)
         if losses or failures:
             # What others say about the connection to a rank that has died is no news.
-            sys.stderr.write(report([] if losses else failures, losses, self._job.size) + "\n")
+            write_errors(report([] if losses else failures, losses, self._job.size) + "\n")
         else:
-            sys.stderr.write(f"error: {self._coordinator.stall}\n")
+            write_errors(f"error: {self._coordinator.stall}\n")
         mistaken = not losses and bool(failures) and failures[0].mistake
         return Outcome(1, may_recover=not mistaken)
 
@@ -134,7 +162,8 @@ class _Watch:
         # Schedulers must be told, or they would keep what they have started; mpirun does not take it well.
         asked = (signal.SIGTERM,) if self._job.launcher in PLACED_BY_SCHEDULER else ()
         for number in (None, *asked, signal.SIGKILL):
-            if number is not None:
+            # The number of a process that has been waited for may be another one's by now.
+            if number is not None and self._process.poll() is None:
                 for process in _family(self._process.pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process, number)
@@ -142,27 +171,30 @@ class _Watch:
             while self._process.poll() is None and time.monotonic() < end:
                 self._coordinator.serve(POLL_SECONDS)
         self._process.wait()
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _pass_on(self) -> bool:
-        """Returns: whether the job may go on for a while."""
-        number = self._signals[self._told]
-        self._told += 1
-        name = signal.Signals(number).name
-        if number in (signal.SIGUSR1, signal.SIGUSR2):
+        """Tell the ranks of new signals. Returns: whether the job may go on for a while."""
+        for number in self._interrupts.announced[self._announced :]:
+            self._announced += 1
             self._coordinator.tell_all("later" if number == signal.SIGUSR1 else "stop")
-            return True
-        polite = sum(each in _FORWARDED for each in self._signals) == 1 and bool(self._coordinator.present)
-        if polite:
-            print_rank_0(f"{name}: waiting for the processes to stop; again to end them at once")
+        if self._interrupts.insists:
+            return False
+        if self._interrupts.first and not self._acknowledged:
+            self._acknowledged = True
+            if not self._coordinator.present:
+                return False
             self._coordinator.tell_all("stop")
-        return polite
+            with contextlib.suppress(NeoXError):
+                name = signal.Signals(self._interrupts.first).name
+                print_rank_0(f"{name}: waiting for the processes to stop; again to end them at once")
+        return True
 
     def _install_handlers(self) -> Callable[[], None]:
         previous = {
-            number: signal.signal(number, lambda number, frame: self._signals.append(number))
-            for number in (*_FORWARDED, signal.SIGUSR1, signal.SIGUSR2)
+            number: signal.signal(number, lambda number, frame: self._interrupts.note(number))
+            for number in (*ENDING, *ANNOUNCING)
         }
 
         def restore() -> None:

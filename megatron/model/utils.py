@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from megatron import mpu
+from megatron.model.decoding_state import decoding_states
 from megatron.model.norms import norm_classes
 from megatron.model.sharing import each_once
 from megatron.mpu import collectives
@@ -146,20 +147,19 @@ class InferenceModes:
         for module in self.modules():
             if module is not self and hasattr(module, "sequence_parallel"):
                 module.sequence_parallel = sequence_parallel
-            if hasattr(module, "use_cache"):
-                module.use_cache = use_cache
             if hasattr(module, "generating"):
                 module.generating = generating
+        for state in decoding_states(self):
+            state.use_cache = use_cache
         for layer in self.output_layers():
             layer.parallel_output = parallel_output
             if hasattr(layer, "sequence_parallel"):
                 layer.sequence_parallel = sequence_parallel
 
     def clear_cache(self) -> None:
-        """Forget cached keys and values."""
-        for module in self.modules():
-            if module is not self and hasattr(module, "clear_cache"):
-                module.clear_cache()
+        """Forget what has been kept for the tokens to come."""
+        for state in decoding_states(self):
+            state.clear_cache()
 
 
 class SequentialWrapper(InferenceModes, torch.nn.Module):

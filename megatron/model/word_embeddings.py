@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from megatron import mpu
+from megatron.model.decoding_state import DecodingState
 from megatron.model.documents import LayerInput
 from megatron.model.mup import embedding_scale
 from megatron.model.norms import get_norm
@@ -16,7 +17,7 @@ from megatron.neox_arguments.soft_prompt import SoftPrompt
 from megatron.registry import lookup
 
 
-class SoftEmbedding(torch.nn.Module):
+class SoftEmbedding(DecodingState):
     """A prompt of learned vectors in front of the embedded text (arXiv 2104.08691).
 
     Args: wte: maps token ids to embeddings [..., h]; init_range, init_string: see SoftPrompt.
@@ -35,7 +36,7 @@ class SoftEmbedding(torch.nn.Module):
     ):
         super().__init__()
         self.n_tokens = n_tokens
-        self.generating = self.use_cache = self.begun = False
+        self.generating = False
 
         def uniform_(tensor: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
             return tensor.uniform_(-init_range, init_range, generator=generator)

@@ -54,6 +54,13 @@ class Steps:
     def __init__(self) -> None:
         self._steps: list[Step] = []
 
+    @classmethod
+    def of(cls, *parts: "Steps") -> "Steps":
+        """The steps of several collections, one after the other."""
+        whole = cls()
+        whole._steps = [step for part in parts for step in part._steps]
+        return whole
+
     def reading(self, *reads: str, writes: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
         """Add the decorated function, which reads and writes these keys."""
 

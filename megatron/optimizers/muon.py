@@ -12,6 +12,7 @@ import torch.distributed as dist
 from megatron import mpu
 from megatron.mpu import collectives
 from megatron.optimizers.capabilities import NO_MUP, Capabilities
+from megatron.optimizers.compiler import step_untraced
 from megatron.optimizers.pieces import Piece, PiecewiseOptimizer
 from megatron.registry import register
 
@@ -45,9 +46,10 @@ class Muon(PiecewiseOptimizer):
     ):
         matrices, others = _divide(params)
         # AdamW adds its settings to the groups of its own.
-        self._adam = torch.optim.AdamW(
+        adam = torch.optim.AdamW(
             others or [{"params": []}], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
+        self._adam = step_untraced(adam)
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,

@@ -37,9 +37,22 @@ def train(place, name: str, **settings) -> str:
 
 
 @pytest.fixture(scope="module")
-def straight(place) -> list[float]:
+def straight_run(place) -> subprocess.CompletedProcess:
+    """A run on one process, with the names of all modules that it imports on stderr."""
+    name = config(place, "straight", eval_iters=0, zero_optimization={"stage": 1})
+    return run_command(["deepy.py", "train.py", name], place[0], env={"PYTHONPROFILEIMPORTTIME": "1"})
+
+
+@pytest.fixture(scope="module")
+def straight(straight_run) -> list[float]:
     """Losses of a run on one process."""
-    return [float(loss) for loss in LOSS.findall(train(place, "straight", eval_iters=0))]
+    return [float(loss) for loss in LOSS.findall(straight_run.stdout)]
+
+
+def test_training_does_not_wait_for_a_compiler_that_it_does_not_use(straight_run):
+    imported = {line.rpartition("|")[2].strip() for line in straight_run.stderr.splitlines()}
+    assert "deepspeed.runtime.zero.muon.muon_optimizer" in imported
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & imported
 
 
 @pytest.mark.parametrize(

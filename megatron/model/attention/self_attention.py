@@ -13,6 +13,7 @@ from megatron import mpu
 from megatron.model.attention.backend import Demands, make_backend, pattern_of_layer
 from megatron.model.attention.heads import HeadLayout
 from megatron.model.attention.kv_cache import KeyValueCache
+from megatron.model.decoding_state import DecodingState
 from megatron.model.mup import attention_scale
 from megatron.model.norms import HeadLayerNorm, get_norm
 from megatron.model.positional_embeddings import rotate, split_and_rotate
@@ -21,7 +22,7 @@ from megatron.mpu.random import sharded_region
 from megatron.registry import lookup
 
 
-class ParallelSelfAttention(torch.nn.Module):
+class ParallelSelfAttention(DecodingState):
     """Fused projection to q, k, v; position; attention; output projection.
 
     Args:
@@ -47,13 +48,11 @@ class ParallelSelfAttention(torch.nn.Module):
         use_cache: bool = False,
         parallel_output: bool = False,
     ):
-        super().__init__()
+        super().__init__(use_cache)
         self.layer_number = layer_number
         self.layout = HeadLayout.from_config(neox_args)
         self.scale = attention_scale(neox_args, self.layout.size)
         self.dropout = neox_args.attention_dropout
-        self.use_cache = use_cache
-        self.cache = KeyValueCache()
 
         sections = self.layout.sections
         self.query_key_value = mpu.ColumnParallelLinear(
@@ -67,25 +66,8 @@ class ParallelSelfAttention(torch.nn.Module):
         )
         if not self.layout.grouped:
             self.query_key_value.weight.fused_matrices = (self.layout.queries, 3)
-        self.q_layernorm = self.k_layernorm = None
-        if neox_args.use_qk_layernorm:
-            self.q_layernorm = _head_norm(neox_args, self.layout, self.layout.queries, self.layout.heads)
-            self.k_layernorm = _head_norm(neox_args, self.layout, self.layout.keys, self.layout.kv_heads)
-        self.rotary_emb = None
-        if rotary:
-            self.rotary_emb = lookup("positional embedding", "rotary").in_attention(
-                neox_args, self.layout.size
-            )
-        in_scores = rpe
-        if rpe is None:
-            in_scores = lookup("positional embedding", neox_args.pos_emb).in_scores(neox_args)
-        self.rpe = in_scores if isinstance(in_scores, torch.nn.Module) else None
-        self.attend = make_backend(
-            pattern_of_layer(neox_args, layer_number, in_scores),
-            Demands(
-                self.layout.size, neox_args.params_dtype, self.dropout, isolated=neox_args.isolate_documents
-            ),
-        )
+        self._make_head_norms(neox_args)
+        self._make_attention(neox_args, rotary, rpe)
         self.dense = mpu.RowParallelLinear(
             neox_args,
             input_size=sections[0],
@@ -96,6 +78,28 @@ class ParallelSelfAttention(torch.nn.Module):
             skip_bias_add=mpu.get_model_parallel_world_size() > 1,
             parallel_output=parallel_output,
         )
+
+    def _make_head_norms(self, neox_args) -> None:
+        self.q_layernorm = self.k_layernorm = None
+        if neox_args.use_qk_layernorm:
+            self.q_layernorm = _head_norm(neox_args, self.layout, self.layout.queries, self.layout.heads)
+            self.k_layernorm = _head_norm(neox_args, self.layout, self.layout.keys, self.layout.kv_heads)
+
+    def _make_attention(self, neox_args, rotary: bool, rpe: torch.nn.Module | None) -> None:
+        """What turns queries and keys, and what attends: positions come in here or there."""
+        self.rotary_emb = None
+        if rotary:
+            self.rotary_emb = lookup("positional embedding", "rotary").in_attention(
+                neox_args, self.layout.size
+            )
+        in_scores = rpe
+        if rpe is None:
+            in_scores = lookup("positional embedding", neox_args.pos_emb).in_scores(neox_args)
+        self.rpe = in_scores if isinstance(in_scores, torch.nn.Module) else None
+        pattern = pattern_of_layer(neox_args, self.layer_number, in_scores)
+        isolated = neox_args.isolate_documents
+        demands = Demands(self.layout.size, neox_args.params_dtype, self.dropout, isolated=isolated)
+        self.attend = make_backend(pattern, demands)
 
     def forward(
         self, hidden: torch.Tensor, positions: torch.Tensor | None = None

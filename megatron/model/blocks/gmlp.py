@@ -16,6 +16,7 @@ from megatron.common.errors import ConfigError
 from megatron.model.activations import get_activation
 from megatron.model.attention import KeyValueCache
 from megatron.model.blocks.inner_linear import InnerColumnLinear, InnerRowLinear
+from megatron.model.decoding_state import DecodingState, decoding_states
 from megatron.model.fused_bias_dropout import bias_dropout_add
 from megatron.model.norms import get_norm
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter, ones_, zeros_
@@ -24,7 +25,7 @@ from megatron.neox_arguments.block_sizes import GMLP_FACTOR, gmlp_width
 from megatron.registry import register
 
 
-class TinyAttention(torch.nn.Module):
+class TinyAttention(DecodingState):
     """One causal head over the block's 2*width features; every rank computes all of it.
 
     Parameters: proj_qkv.weight [3d, 2f] (q, k, v), proj_qkv.bias [3d]; proj_ffn.weight [f, d], proj_ffn.bias [f].
@@ -37,8 +38,6 @@ class TinyAttention(torch.nn.Module):
         self.proj_qkv = InnerRowLinear(2 * width, 3 * attention_width, init_method, blocks=(width, width))
         self.proj_qkv.weight.fused_matrices = (1, 3)
         self.proj_ffn = InnerColumnLinear(attention_width, width, init_method)
-        self.use_cache = False
-        self.clear_cache()
 
     def clear_cache(self) -> None:
         """Forget all keys and values."""
@@ -97,7 +96,7 @@ class SpatialProjection(torch.nn.Module):
         return mixed.unflatten(-1, gates.shape[1:])
 
 
-class SpatialGatingUnit(torch.nn.Module):
+class SpatialGatingUnit(DecodingState):
     """One half of the features times the spatial mixture of the other, normalised, half.
 
     Args: attention_width: width of the tiny attention that is added to the mixture, None for none.
@@ -114,8 +113,6 @@ class SpatialGatingUnit(torch.nn.Module):
         self.attn = None
         if attention_width is not None:
             self.attn = TinyAttention(attention_width, width, init_method, neox_args.attention_dropout)
-        self.use_cache = False
-        self.clear_cache()
 
     def clear_cache(self) -> None:
         """Forget the gates of the past."""
@@ -201,9 +198,8 @@ class GMLPBlock(torch.nn.Module):
             init_method=output_layer_init_method,
             skip_bias_add=True,
         )
-        for module in self.sgu.modules():
-            if hasattr(module, "use_cache"):
-                module.use_cache = use_cache
+        for state in decoding_states(self.sgu):
+            state.use_cache = use_cache
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[s, b, h] -> [s, b, h]."""

@@ -13,6 +13,7 @@ from megatron import mpu
 from megatron.model.blocks.inner_linear import InnerColumnLinear, InnerRowLinear
 from megatron.model.blocks.mamba_kernels import MambaKernels, choose_kernels
 from megatron.model.blocks.mamba_scan import selective_scan
+from megatron.model.decoding_state import DecodingState
 from megatron.model.documents import with_positions
 from megatron.model.norms import get_norm
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter, ones_, zeros_
@@ -77,7 +78,7 @@ class CausalConv(torch.nn.Module):
         return mixed if self.bias is None else mixed + self.bias
 
 
-class ParallelMambaBlock(torch.nn.Module):
+class ParallelMambaBlock(DecodingState):
     """The mixer: (x, z) = in_proj(u); x through convolution and selective scan; times silu(z); out_proj.
 
     Channels are cut over the tensor-parallel ranks; x_proj sums over them. A_log and D are stored like all
@@ -96,12 +97,9 @@ class ParallelMambaBlock(torch.nn.Module):
         output_layer_init_method: InitMethod,
         use_cache: bool = False,
     ):
-        super().__init__()
-        hidden, channels, bias = (
-            neox_args.hidden_size,
-            mamba_channels(neox_args),
-            neox_args.mamba_use_bias_in_linears,
-        )
+        super().__init__(use_cache)
+        hidden, channels = neox_args.hidden_size, mamba_channels(neox_args)
+        bias = neox_args.mamba_use_bias_in_linears
         self.step_rank = math.ceil(hidden / 16)
         self.fp32_params = neox_args.mamba_selective_fp32_params
         self.in_proj = mpu.ColumnParallelLinear(
@@ -131,8 +129,6 @@ class ParallelMambaBlock(torch.nn.Module):
         )
         # A model that is only counted or planned needs no packages.
         self.kernels = MambaKernels() if self.D.is_meta else choose_kernels(neox_args)
-        self.use_cache = use_cache
-        self.clear_cache()
 
     def clear_cache(self) -> None:
         """Forget the past."""

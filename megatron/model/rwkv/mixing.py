@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from megatron import mpu
+from megatron.model.decoding_state import DecodingState
+from megatron.model.projection import Projection
 from megatron.model.rwkv.recurrence import wkv6
 from megatron.mpu.layers import reduce_partial
-from megatron.mpu.linear import linear_into_region
+from megatron.mpu.linear import linear, linear_into_region
 from megatron.mpu.parameters import InitMethod, ParameterSpec, make_parameter, ones_, zeros_
 
 MIX_RANK, DECAY_RANK = 32, 64
@@ -40,28 +42,29 @@ def vector(spec: ParameterSpec) -> torch.nn.Parameter:
     return parameter
 
 
-class Projection(torch.nn.Module):
+class ColumnProjection(torch.nn.Module):
     """x W^T with the rows of W cut over the ranks; the input is whole on every rank. Parameter: weight [o/tp, h]."""
+
+    shard_dim = 0
 
     def __init__(self, input_size: int, output_size: int, init_method: InitMethod):
         super().__init__()
-        self.weight = make_parameter(ParameterSpec((output_size, input_size), init_method, shard_dim=0))
+        spec = ParameterSpec((output_size, input_size), init_method, shard_dim=self.shard_dim)
+        self.weight = make_parameter(spec)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., h] -> [..., o/tp]."""
         return linear_into_region(x, self.weight, None)
 
 
-class OutputProjection(torch.nn.Module):
+class RowProjection(ColumnProjection):
     """x W^T with the columns of W cut over the ranks, as a summand of this rank. Parameter: weight [o, i/tp]."""
 
-    def __init__(self, input_size: int, output_size: int, init_method: InitMethod):
-        super().__init__()
-        self.weight = make_parameter(ParameterSpec((output_size, input_size), init_method, shard_dim=1))
+    shard_dim = 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., i/tp] -> [..., o], to be summed over the ranks."""
-        return F.linear(x, self.weight)
+        return linear(x, self.weight)
 
 
 class HeadNorm(torch.nn.Module):
@@ -78,12 +81,11 @@ class HeadNorm(torch.nn.Module):
         return normed * self.weight + self.bias
 
 
-class Shift(torch.nn.Module):
+class Shift(DecodingState):
     """The token before each token. With use_cache the last token of a call precedes the first of the next."""
 
-    def __init__(self):
-        super().__init__()
-        self.use_cache = False
+    def clear_cache(self) -> None:
+        """The next token is the first one."""
         self.last: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
@@ -96,11 +98,8 @@ class Shift(torch.nn.Module):
             shifted = shifted.masked_fill((positions == 0).t().unsqueeze(-1), 0.0)
         return shifted
 
-    def clear_cache(self) -> None:
-        self.last = None
 
-
-class RWKV_TimeMix(torch.nn.Module):
+class RWKV_TimeMix(DecodingState):
     """Attention by recurrence.
 
     Args: depth: layer number / (number of layers - 1); shallowness: 1 - layer number / number of layers.
@@ -121,11 +120,13 @@ class RWKV_TimeMix(torch.nn.Module):
         self._make_mixing(hidden_size, depth, shallowness)
         self._make_decay(hidden_size, attention_size, heads, depth)
         for name in ("receptance", "key", "value", "gate"):
-            self.add_module(name, Projection(hidden_size, attention_size, init_method))
-        self.output = OutputProjection(attention_size, hidden_size, output_init_method)
+            self.add_module(name, ColumnProjection(hidden_size, attention_size, init_method))
+        self.output = RowProjection(attention_size, hidden_size, output_init_method)
         self.ln_x = HeadNorm(attention_size)
         self.shift = Shift()
-        self.use_cache = False
+
+    def clear_cache(self) -> None:
+        """Forget the past."""
         self.state: torch.Tensor | None = None
 
     def _make_mixing(self, hidden_size: int, depth: float, shallowness: float) -> None:
@@ -177,9 +178,6 @@ class RWKV_TimeMix(torch.nn.Module):
             for own, amount in zip(fixed_amounts, amounts.unbind(0), strict=True)
         ]
 
-    def clear_cache(self) -> None:
-        self.state = None
-
 
 class RWKV_ChannelMix(torch.nn.Module):
     """Feed-forward half: sigmoid(W_r x_r) * W_v relu(W_k x_k)^2. receptance is whole on every rank."""
@@ -198,10 +196,9 @@ class RWKV_ChannelMix(torch.nn.Module):
         slow = 1.0 - (torch.arange(hidden_size) / hidden_size) ** shallowness
         self.time_maa_k = vector(ParameterSpec((1, 1, hidden_size), fixed(slow)))
         self.time_maa_r = vector(ParameterSpec((1, 1, hidden_size), fixed(slow)))
-        self.key = Projection(hidden_size, ffn_size, init_method)
-        self.receptance = torch.nn.Module()
-        self.receptance.weight = make_parameter(ParameterSpec((hidden_size, hidden_size), init_method))
-        self.value = OutputProjection(ffn_size, hidden_size, output_init_method)
+        self.key = ColumnProjection(hidden_size, ffn_size, init_method)
+        self.receptance = Projection(hidden_size, hidden_size, init_method)
+        self.value = RowProjection(ffn_size, hidden_size, output_init_method)
         self.shift = Shift()
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
@@ -209,7 +206,7 @@ class RWKV_ChannelMix(torch.nn.Module):
         difference = self.shift(x, positions) - x
         hidden = torch.relu(self.key(x + difference * self.time_maa_k)) ** 2
         value = reduce_partial(self.value(hidden), self.sequence_parallel)
-        gate = F.linear(x + difference * self.time_maa_r, self.receptance.weight)
+        gate = self.receptance(x + difference * self.time_maa_r)
         if self.sequence_parallel:
             gate = mpu.scatter_to_sequence_parallel_region(gate, seq_dim=0)
         return torch.sigmoid(gate) * value

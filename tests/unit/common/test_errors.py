@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -7,7 +6,7 @@ import sys
 import pytest
 
 from megatron.common.errors import ConfigError
-from tests.unit.launcher.jobs import ROOT, wait_for
+from tests.unit.launcher.jobs import ROOT
 
 SCRIPT = """
 from megatron.common.errors import ConfigError, run_main
@@ -49,22 +48,6 @@ def test_a_users_mistake_is_one_line_and_a_defect_has_its_traceback():
     assert error.startswith("Traceback") and error.endswith("error: rank 2: ValueError: odd\n")
 
 
-def test_under_a_launcher_the_error_is_left_in_a_file_and_the_connections_stay_open(tmp_path):
-    process = start('raise ConfigError("bad")', RANK="1", WORLD_SIZE="2", NEOX_ERROR_DIR=str(tmp_path))
-    told = tmp_path / "rank_1.json"
-    assert wait_for(told.exists)
-    assert json.loads(told.read_text()) == {
-        "rank": 1,
-        "message": "bad",
-        "traceback": None,
-        "mistake": True,
-    }
-    assert process.poll() is None
-    # The handler is in place a moment after the file.
-    assert wait_for(lambda: process.terminate() or process.poll() is not None)
-    assert process.communicate() == ("", "")
-
-
 def test_several_problems_are_listed_together():
     assert str(ConfigError(["one", "two"])) == "2 problems in the configuration:\n  - one\n  - two"
     assert str(ConfigError("one")) == "one" and isinstance(ConfigError("one"), ValueError)
@@ -89,9 +72,3 @@ def test_a_fault_of_the_outside_world_is_one_line_with_advice(raised, told):
     error = process.communicate(timeout=30)[1]
     assert process.returncode == 1 and len(error.splitlines()) == 1
     assert error.startswith(f"error: {told}")
-
-
-def test_an_error_that_cannot_be_left_in_a_file_goes_to_the_terminal(tmp_path):
-    (tmp_path / "rank_0.tmp").mkdir()
-    process = start('raise ConfigError("bad")', NEOX_ERROR_DIR=str(tmp_path))
-    assert process.communicate(timeout=30)[1] == "error: bad\n" and process.returncode == 1

@@ -13,9 +13,10 @@ from megatron.common.errors import CheckpointError, ConfigError
 from megatron.conversion.compare import check_logits
 from megatron.conversion.from_hf import import_hf
 from megatron.conversion.to_hf import export_hf
-from tests.unit.conversion.models import gpt_neox, same_bits
+from tests.unit.conversion.models import SIZES, gpt_neox, make, same_bits
 
 NORM = "gpt_neox.final_layer_norm.weight"
+EMBEDDING, OUTPUT = "gpt_neox.embed_in.weight", "embed_out.weight"
 
 
 def back(target, folder, **options):
@@ -59,6 +60,14 @@ def test_several_files_with_an_index_are_read(tmp_path):
     assert len([*(tmp_path / "hf").glob("*.safetensors")]) > 2
     import_hf(tmp_path / "hf", tmp_path / "neox")
     assert same_bits(back(tmp_path / "neox", tmp_path / "back"), model)
+    index = tmp_path / "hf/model.safetensors.index.json"
+    content = index.read_text()
+    places = json.loads(content)["weight_map"]
+    places[NORM] = next(file for file in places.values() if file != places[NORM])
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CheckpointError, match=f"has no {NORM}, which the index"):
+        import_hf(tmp_path / "hf", tmp_path / "other")
+    index.write_text(content)
     next((tmp_path / "hf").glob("*-of-*.safetensors")).unlink()
     with pytest.raises(CheckpointError, match="lacks model-0000.* fetch them"):
         import_hf(tmp_path / "hf", tmp_path / "other")
@@ -114,6 +123,11 @@ def test_other_logits_are_noticed(tmp_path):
         ({NORM: None}, "the weights gpt_neox.final_layer_norm.weight are missing"),
         ({"gpt_neox.layers.0.lora": torch.ones(2)}, "no place for the weights gpt_neox.layers.0.lora"),
         ({NORM: torch.ones(31)}, r"5.norm.weight would be \(31,\), but the config describes \(32,\)"),
+        # Neither filled up as if a layout had padded them, nor cut.
+        (
+            {OUTPUT: torch.ones(60, 32)},
+            "embed_out.weight has 60 rows, and the model's config says vocab_size=61",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, change, message):
@@ -124,6 +138,48 @@ def test_weights_that_do_not_fit_are_named(tmp_path, change, message):
         import_hf(tmp_path / "hf", tmp_path / "neox")
     assert not (tmp_path / "neox/latest").exists()
     assert not list((tmp_path / "neox").glob("*global_step0*"))
+
+
+def test_a_shared_output_that_is_stored_as_well_must_be_the_same(tmp_path):
+    model = gpt_neox(tmp_path / "hf", tie_word_embeddings=True)
+    weights = stored(tmp_path / "hf")
+    store(tmp_path / "hf", weights | {OUTPUT: weights[EMBEDDING].clone()})
+    import_hf(tmp_path / "hf", tmp_path / "neox")
+    assert same_bits(back(tmp_path / "neox", tmp_path / "back"), model)
+    store(tmp_path / "hf", weights | {OUTPUT: weights[EMBEDDING] + 1})
+    with pytest.raises(CheckpointError, match=r"embed_out.weight is not equal to .*tie_word_embeddings"):
+        import_hf(tmp_path / "hf", tmp_path / "other")
+
+
+def test_logits_are_compared_where_a_table_of_positions_has_rows_before_the_first(tmp_path):
+    sizes = {name: value for name, value in SIZES.items() if name != "intermediate_size"}
+    make(transformers.OPTConfig(**sizes, ffn_dim=44, dropout=0.0)).save_pretrained(tmp_path / "hf")
+    config = import_hf(tmp_path / "hf", tmp_path / "neox")
+    assert check_logits(tmp_path / "hf", config, tmp_path / "neox/global_step0") < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1", r"only points .*git lfs pull"),
+        ("pytorch_model.bin", [1, 2], "holds no weights by name, but a list"),
+        ("config.json", {"quantization_config": {"bits": 4}}, "quantised weights cannot be had"),
+        ("config.json", {"vocab_size": "many"}, "vocab_size': TypeError"),
+    ],
+)
+def test_files_of_other_things_are_refused(tmp_path, file, content, message):
+    gpt_neox(tmp_path)
+    path = tmp_path / file
+    if file.endswith(".bin"):
+        (tmp_path / "model.safetensors").unlink()
+    if file == "config.json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | content))
+    elif file.endswith(".bin"):
+        torch.save(content, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises((CheckpointError, ConfigError), match=message):
+        import_hf(tmp_path, tmp_path / "neox")
 
 
 def test_a_checkpoint_is_never_written_over(tmp_path):

@@ -172,12 +172,6 @@ def test_labels_of_each_split_are_used(tmp_path, several):
     assert batch["label"].unique().tolist() == [-100, 7]
 
 
-def test_lists_of_different_length_are_refused(several):
-    for key, value in (("train_label_data_paths", several[:1]), ("train_data_weights", [1.0])):
-        with pytest.raises(ConfigError, match=f"{key} has 1 entries, train_data_paths has 3"):
-            build_train_valid_test_data_loaders(config(train_data_paths=several, **{key: value}))
-
-
 def test_the_members_of_each_split_can_be_built_alone(several):
     settings = config(train_data_paths=several, valid_data_paths=several[:2])
     train, valid, test = build_weighted_datasets(settings, [5, 6, 7], [3, 3], None, None, None, None)

@@ -28,6 +28,8 @@ def read(config) -> dict:
         (transformers.LlamaConfig(**SIZES, hidden_act="gelu_new"), "gates of 'gelu_new'"),
         (transformers.GPTNeoXConfig(**SIZES, hidden_act="tanh"), "the activation 'tanh'"),
         (transformers.LlamaConfig(**SIZES, rope_theta=1.5), "rope_theta=1.5"),
+        # transformers' model passes over it.
+        (transformers.LlamaConfig(**SIZES, partial_rotary_factor=0.5), "partial_rotary_factor=0.5"),
     ],
 )
 def test_their_config_is_refused_with_the_key(config, message):

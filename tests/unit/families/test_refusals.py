@@ -43,6 +43,7 @@ FALCON = {"use_bias_in_attn_linear": False, "use_bias_in_mlp": False, "hidden_si
             transformers.BloomConfig(apply_residual_connection_post_layernorm=True),
             "apply_residual_connection_post_layernorm=True",
         ),
+        (transformers.BloomConfig(slow_but_exact=True, pretraining_tp=2), "slow_but_exact=True"),
         (transformers.FalconConfig(alibi=True), "alibi=True.*rounded to bfloat16"),
         (transformers.FalconConfig(num_ln_in_parallel_attn=2), "num_ln_in_parallel_attn=2"),
         (

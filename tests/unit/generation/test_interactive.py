@@ -1,5 +1,6 @@
 """The conversation, held on a real (pseudo) terminal."""
 
+import io
 import os
 import signal
 import sys
@@ -117,3 +118,11 @@ def test_a_prompt_may_have_several_lines(conversation):
     terminal.type("cd###\n")
     terminal.expect("ab\r\ncdefg\r\n")
     assert terminal.process.poll() is None
+
+
+def test_input_that_is_closed_or_no_text_spoils_no_conversation(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n"), "utf-8", "surrogateescape"))
+    assert [interactive._read_prompt("\n"), interactive._read_prompt("\n")] == ["a\ufffd", None]
+    monkeypatch.setattr(sys, "stdin", None)
+    interactive._enable_line_editing()
+    assert interactive._read_prompt("\n") is None

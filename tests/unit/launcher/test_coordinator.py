@@ -1,8 +1,10 @@
 """The launcher's end of the lifelines: what it learns from connections, good and bad ones."""
 
 import json
+import os
+import resource
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -191,6 +193,74 @@ def test_what_faulthandler_writes_is_the_stack_of_a_rank_that_can_no_longer_spea
     assert "rank 0 on node0 does not go on (iteration 3, training step)" in coordinator.stall
     assert coordinator.stall.endswith("  File held.py")
     assert not coordinator.losses
+
+
+def test_what_faulthandler_wrote_may_arrive_after_the_end_of_the_rank(make):
+    coordinator = make(size=1, patience=100.0)
+    connection = connect(coordinator, hello(coordinator, 0), STATE)
+    with closing(connect(coordinator, hello(coordinator, 0, kind="trace"))) as trace:
+        connection.close()
+        coordinator.serve(TURN)
+        assert not coordinator.in_trouble and coordinator.hears
+        say(coordinator, trace, b"Timeout (0:01:40)!\nThread 1 (most recent call first):\n  File held.py\n")
+    assert "rank 0 on node0 does not go on" in coordinator.stall and not coordinator.losses
+
+
+def test_a_rank_whose_trace_has_nothing_to_say_has_died(make):
+    coordinator = make(size=1)
+    connection = connect(coordinator, hello(coordinator, 0))
+    trace = connect(coordinator, hello(coordinator, 0, kind="trace"))
+    connection.close()
+    coordinator.serve(TURN)
+    trace.close()
+    coordinator.serve(TURN)
+    assert [loss.rank for loss in coordinator.losses] == [0] and not coordinator.hears
+
+
+def test_ranks_that_fail_while_they_are_asked_for_their_stacks_are_waited_for_no_longer(make):
+    coordinator = make(size=1, patience=0.1)
+    with closing(connect(coordinator, hello(coordinator, 0))) as connection:
+        while not coordinator.asks:
+            coordinator.serve(TURN)
+        failure = {"kind": "failure", "message": "timed out", "traceback": None, "mistake": False}
+        say(coordinator, connection, failure)
+        assert coordinator.failures and not coordinator.asks and coordinator.stall is None
+
+
+def test_nonsense_right_behind_the_first_word_of_a_rank_is_no_reason_to_forget_the_rank(make):
+    coordinator = make()
+    both = json.dumps(hello(coordinator, 1)).encode() + b'\n{"kind": "state"}\n'
+    with closing(connect(coordinator, both)) as connection:
+        assert heard(connection) == ["welcome"] and is_closed(connection)
+    assert [loss.rank for loss in coordinator.losses] == [1] and coordinator.present == []
+
+
+def test_what_has_arrived_is_handled_even_if_there_is_no_time_for_it(make):
+    coordinator = make()
+    with closing(connect(coordinator)) as connection:
+        for message in (hello(coordinator, 1), {"kind": "goodbye", "status": 3}):
+            connection.sendall(json.dumps(message).encode() + b"\n")
+        coordinator.serve(0.0)
+    assert [loss.rank for loss in coordinator.losses] == [1]
+
+
+def test_the_death_of_a_rank_is_seen_beside_more_than_a_thousand_connections(make):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 1500:
+        pytest.skip(f"the hard limit of open files is {limits[1]}")
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        coordinator = make(size=600)  # which allows itself what they need
+        for _ in range(1100):
+            stack.callback(os.close, os.dup(2))
+        rank = connect(coordinator, hello(coordinator, 0))
+        trace = stack.enter_context(connect(coordinator, hello(coordinator, 0, kind="trace")))
+        assert min(rank.fileno(), trace.fileno()) > 1024
+        rank.close()
+        trace.close()
+        coordinator.serve(TURN)
+        assert [loss.rank for loss in coordinator.losses] == [0]
 
 
 @pytest.mark.parametrize("trace_goes_first", [True, False])

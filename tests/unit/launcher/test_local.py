@@ -1,11 +1,15 @@
 """One machine, real processes: errors are told once, codes are passed on, nobody is left behind (P34)."""
 
 import json
+import os
 import signal
 import time
 
 import pytest
 
+from megatron.launcher import Job, run_local
+from megatron.launcher.coordinator import Coordinator
+from megatron.launcher.failures import Outcome
 from tests.unit.launcher.jobs import finish, is_running, run, start, wait_for, worker_pids
 
 TELL_PID = 'temporary = here / f"tmp_{rank}"; temporary.write_text(str(os.getpid()))\n'
@@ -147,6 +151,39 @@ time.sleep(1000)
     assert (code, err) == (0, "")
     assert "waiting for the processes to stop" in out
     assert (tmp_path / "saved_0").exists() and (tmp_path / "saved_1").exists()
+
+
+def test_workers_may_save_although_the_terminal_goes_and_says_so_more_than_once(tmp_path):
+    script = f"""
+def save(number, frame):
+    time.sleep(0.5)
+    (here / f"saved_{{rank}}").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+{TELL_PID}
+time.sleep(1000)
+"""
+    process = start(tmp_path, script)
+    worker_pids(tmp_path)
+    process.stdout.close()
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)
+    process.wait(30)
+    process.stdin.close()
+    process.stderr.close()
+    assert (tmp_path / "saved_0").exists() and (tmp_path / "saved_1").exists()
+
+
+def test_who_interrupts_the_very_end_does_not_want_another_start(tmp_path, monkeypatch):
+    def close(coordinator):
+        os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.undo()
+        coordinator.close()
+
+    monkeypatch.setattr(Coordinator, "close", close)
+    (tmp_path / "worker.py").write_text("raise SystemExit(3)")
+    job = Job(str(tmp_path / "worker.py"), (), {"localhost": [0]}, True, False, "127.0.0.1", 29500)
+    assert run_local(job) == Outcome(3, may_recover=False)
 
 
 def test_announcements_of_a_scheduler_reach_the_workers_who_may_ask_for_another_start(tmp_path):

@@ -1,9 +1,17 @@
-"""Servers of weights and of samples: one for all ranks, or one each."""
+"""Rules for the servers of weights and of samples: one for all ranks, or one each."""
 
 from collections.abc import Iterator
 from typing import Any
 
-KEYS = (
+from megatron.neox_arguments.steps import Steps
+
+RULES = Steps()
+rule = RULES.reading
+
+HIGHEST_PORT = 65535
+
+
+@rule(
     "serve_model_weights",
     "weight_server_port",
     "dataset_impl",
@@ -11,11 +19,7 @@ KEYS = (
     "online_dataserver_ports",
     "global_num_gpus",
 )
-HIGHEST_PORT = 65535
-
-
-def problems(args: Any) -> Iterator[str]:
-    """Complaints about ports that are none, and lists without an entry for every rank."""
+def _servers(args: Any) -> Iterator[str]:
     if args.serve_model_weights:
         yield from _ports("weight_server_port", args.weight_server_port)
         ranks = int(args.global_num_gpus or 1)

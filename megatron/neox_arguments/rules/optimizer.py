@@ -1,11 +1,15 @@
-"""What may stand in the optimizer dictionary."""
+"""Rules for the optimizer dictionary."""
 
 import math
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 from megatron.neox_arguments.fields.optimizer import NeoXArgsOptimizer
+from megatron.neox_arguments.steps import Steps
 from megatron.neox_arguments.suggestions import nearest, unknown_key
+
+RULES = Steps()
+rule = RULES.reading
 
 KINDS = (*get_args(get_type_hints(NeoXArgsOptimizer)["optimizer_type"]), "adamw")
 _COMMON = ("lr", "weight_decay")
@@ -31,8 +35,9 @@ _SWITCHES = ("nesterov", "adam_w_mode", "torch_adam", "cuda_aware")
 _WHOLE = {"ns_steps": 1, "freeze_step": 0}
 
 
-def check_optimizer(optimizer: dict | None) -> Iterator[str]:
-    """Complaints about an optimizer dictionary whose type and params have the right shape."""
+@rule("optimizer", "optimizer_type", "lr")
+def _optimizer(args: Any) -> Iterator[str]:
+    optimizer = args.optimizer
     if optimizer is None:
         return
     for key in optimizer:

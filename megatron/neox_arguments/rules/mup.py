@@ -1,14 +1,18 @@
-"""What must hold between the keys of the maximal update parametrisation."""
+"""Rules for the maximal update parametrisation."""
 
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from megatron.neox_arguments.fields.training import Mup
+from megatron.neox_arguments.steps import Steps
+
+RULES = Steps()
+rule = RULES.reading
 
 # Factors that act with use_mup only; mup_rp_embedding_mult always acts.
 FACTORS = ("mup_init_scale", "mup_attn_temp", "mup_output_temp", "mup_embedding_mult")
-MUP_KEYS = (
+KEYS = (
     *(field.name for field in dataclasses.fields(Mup)),
     "attention_softmax_scale",
     "embedding_size",
@@ -17,8 +21,8 @@ MUP_KEYS = (
 )
 
 
-def mup_problems(args: Any) -> Iterator[str]:
-    """What is wrong, one line each."""
+@rule(*KEYS)
+def _mup(args: Any) -> Iterator[str]:
     for key in FACTORS:
         value = getattr(args, key)
         if value <= 0:
