@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Sample from a trained model: `python deepy.py generate.py CONFIG... [-i PROMPTS] [-o SAMPLES]`."""
 
-from megatron.common.errors import ConfigError, run_main
+from megatron.common.errors import run_main
 
 
 def main(input_args: list[str] | None = None, overwrite_values: dict | None = None) -> None:
@@ -53,8 +53,6 @@ def generate_unconditional(neox_args, model) -> None:
 def generate_from_file(neox_args, model) -> None:
     from megatron.text_generation_utils import generate_samples_input_from_file
 
-    if neox_args.sample_input_file is None:
-        raise ConfigError("text_gen_type=input-file needs sample_input_file (-i), a text file of prompts")
     generate_samples_input_from_file(
         neox_args,
         model,
