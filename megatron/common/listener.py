@@ -13,6 +13,7 @@ from megatron.common.messages import Channel, MessageError
 
 CONNECTIONS = 8
 CLOSING_SECONDS = 5.0
+PAUSE_SECONDS = 1.0
 
 
 class Listener:
@@ -32,6 +33,7 @@ class Listener:
         self.address, self.port = self._socket.getsockname()[:2]
         self._open: dict[Channel, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._closed = False
         threading.Thread(target=self._accept, name=name, daemon=True).start()
         # A thread that Python's end takes by surprise may bring the whole process down.
         atexit.register(self.close)
@@ -39,6 +41,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening, end all connections, and wait a little for their threads."""
         atexit.unregister(self.close)
+        self._closed = True
         # Of a socket that a forked process holds too, closing alone is no end.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -56,8 +59,13 @@ class Listener:
         while True:
             try:
                 connection, peer = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if self._closed:
+                    return
+                # Such as too many open files: others may be closed again.
+                warn_of_rank(f"{self._name}: a connection cannot be taken ({error.strerror})")
+                time.sleep(PAUSE_SECONDS)
+                continue
             channel = Channel(connection)
             thread = threading.Thread(target=self._attend, args=(channel, peer[0]), daemon=True)
             with self._lock:
@@ -88,6 +96,8 @@ def refuse(channel: Channel, why: str) -> None:
 
 
 def _listening(address: str, port: int, key: str) -> socket.socket:
+    if not 0 <= port < 1 << 16:
+        raise LaunchError(f"{key}: {port} is no port; choose one between 1 and 65535")
     family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,6 @@
 """Weights are served whole, of the iteration that was asked for, and faulty clients harm nobody."""
 
+import errno
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import threading
 import pytest
 import torch
 
+from megatron.common import listener
 from megatron.common.errors import ConfigError, LaunchError
 from megatron.model.weight_server import start_server
 from megatron.serving.client import ServingError, WeightClient, addresses, fetch_model
@@ -184,12 +186,29 @@ def test_with_a_token_only_who_has_it_is_served(training, capfd, monkeypatch):
         for wrong in (None, "Secret"):
             with pytest.raises(ServingError, match="refuses: the token is not that of the server"):
                 WeightClient(port=server.port, token=wrong)
-        with raw(server) as connection:
-            connection.sendall(json.dumps({"op": "hello", "token": ["secret"]}).encode() + b"\n")
-            assert b'"ok": false' in read_all(connection)
+        for odd in (["secret"], "\ud800"):  # the second is half a character
+            with raw(server) as connection:
+                connection.sendall(json.dumps({"op": "hello", "token": odd}).encode() + b"\n")
+                assert b'"ok": false' in read_all(connection)
         monkeypatch.setenv("NEOX_WEIGHT_TOKEN", "secret")
         assert fetch_model([("127.0.0.1", server.port)])[0] == 0
-    assert capfd.readouterr().err.count("a wrong token from 127.0.0.1") == 3
+    told = capfd.readouterr().err
+    assert told.count("a wrong token from 127.0.0.1") == told.count("\n") == 4
+
+
+def test_a_connection_that_cannot_be_taken_is_not_the_end_of_the_server(training, monkeypatch, capfd):
+    accept, faults = socket.socket.accept, iter([OSError(errno.EMFILE, "Too many open files")])
+
+    def failing_once(listener):
+        for fault in faults:
+            raise fault
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", failing_once)
+    monkeypatch.setattr(listener, "PAUSE_SECONDS", 0.0)
+    with WeightServer(training.keeper, place_of_rank(), 0) as server:
+        WeightClient(port=server.port).close()
+    assert "weight server: a connection cannot be taken (Too many open files)\n" in capfd.readouterr().err
 
 
 def test_a_port_in_use_is_one_line(server, training):
@@ -197,6 +216,8 @@ def test_a_port_in_use_is_one_line(server, training):
         LaunchError, match=f"weight_server_port: 127.0.0.1:{server.port} cannot be listened at"
     ):
         WeightServer(training.keeper, place_of_rank(), server.port)
+    with pytest.raises(LaunchError, match="weight_server_port: 70000 is no port"):
+        WeightServer(training.keeper, place_of_rank(), 70000)
 
 
 def test_without_a_server_the_client_says_so_in_one_line(server):
