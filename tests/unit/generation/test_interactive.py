@@ -1,5 +1,6 @@
 """The conversation, held on a real (pseudo) terminal."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -84,8 +85,28 @@ def test_ctrl_c_counts_also_while_the_ranks_agree_on_the_one_before(monkeypatch)
         return asked
 
     monkeypatch.setattr(interactive, "broadcast_json", agree)
-    with interactive._InterruptFlag() as interrupt, interrupt.sampling():
+    with interactive._InterruptFlag() as interrupt:
         assert [interrupt.shared(), interrupt.shared()] == [False, True]
+
+
+def test_ctrl_c_is_raised_only_while_somebody_types_and_counts_for_the_next_sample_otherwise(monkeypatch):
+    def typed(label):
+        if not lines:
+            for _ in range(2):  # the other one while the first is dealt with
+                with contextlib.suppress(KeyboardInterrupt):
+                    os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
+        return lines.pop()
+
+    lines: list[str] = []
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(interactive, "write", lambda text: lines.append("the prompt"))
+    with interactive._InterruptFlag() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)  # after a sample that has just ended: it means nothing any more
+        assert interactive._read_prompt("\n", interrupt) == "the prompt"
+        assert not interrupt.shared()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.shared()
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line(conversation):
