@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from megatron import mpu
 from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
 from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
@@ -16,10 +15,21 @@ from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
 from megatron.common.errors import COME_AGAIN, DataError
 from megatron.common.timers import Timers
-from megatron.data.data_utils import build_train_valid_test_data_loaders, shift_and_wrap_data_loaders
+from megatron.data.data_utils import (
+    DataLoaders,
+    build_train_valid_test_data_loaders,
+    shift_and_wrap_data_loaders,
+)
 from megatron.engine import saves
-from megatron.engine.batches import BatchFunction, TimedIterator, to_device, use_length
-from megatron.engine.characters import CharCounter, tokens_per_char_of_all
+from megatron.engine.averages import mean_over_replicas
+from megatron.engine.batches import (
+    BatchFunction,
+    TimedIterator,
+    get_batch,
+    get_batch_pipe,
+    get_batch_sequential,
+    use_length,
+)
 from megatron.engine.needed import check_settings
 from megatron.engine.overflow import OverflowMonitor, explained_overflow
 from megatron.engine.serving import served_weights
@@ -34,13 +44,14 @@ from megatron.engine.stages import time_instructions
 from megatron.engine.stop import StopSignal, uninterrupted
 from megatron.engine.train_state import TrainState
 from megatron.evaluation.harness import check_tasks
-from megatron.evaluation.run import evaluate_in_training, remind_of_validation
+from megatron.evaluation.run import remind_of_validation
+from megatron.evaluation.validation import evaluate, evaluate_and_print_results
 from megatron.gradient_noise_scale import GradientNoiseScale
 from megatron.initialize import initialize_megatron
 from megatron.logging import Metrics, training_log
 from megatron.logging.parameters import ParameterReport
 from megatron.logging.profiler import Profiler, save_snapshot
-from megatron.logging.report import perplexity, tags_of_start
+from megatron.logging.report import tags_of_start
 from megatron.mup_substitute import mup_coord_check, save_base_shapes
 from megatron.neox_arguments.curriculum import Curriculum
 from megatron.objectives import build_objective
@@ -75,25 +86,14 @@ def pretrain(neox_args) -> int:
     """
     began = time.monotonic()
     timers = Timers(tensorboard_writer=neox_args.tensorboard_writer)
-    check_settings(neox_args)
-    if neox_args.eval_tasks and neox_args.rank == 0:
-        check_tasks(neox_args)
-    if neox_args.save:
-        check_save_directory(neox_args.save)
-        if neox_args.s3_path:
-            RemoteTree.of_run(neox_args).check()
+    check_before_start(neox_args)
     if finish_initialization := initialize_megatron(neox_args):
         finish_initialization()
 
     if neox_args.save_base_shapes:
         save_base_shapes(neox_args)
         return 0
-    beat("preparing the data")
-    timers("data loaders").start()
-    data_loaders = build_train_valid_test_data_loaders(neox_args)
-    update_iterations(neox_args, data_loaders)
-    timers("data loaders").stop()
-
+    data_loaders = prepare_data(neox_args, timers)
     if neox_args.coord_check:
         mup_coord_check(neox_args, timers, None, shift_and_wrap_data_loaders(neox_args, data_loaders)[0])
         return 0
@@ -108,11 +108,11 @@ def pretrain(neox_args) -> int:
         warn_of_later_checkpoints(neox_args, state.iteration)
     timers("model and optimizer").stop()
 
+    iterators = shift_and_wrap_data_loaders(
+        neox_args, data_loaders, iteration=state.iteration, samples=engine.samples_before
+    )
     train_data, valid_data, test_data = (
-        TimedIterator(iterator, timers("data wait")) if iterator is not None else None
-        for iterator in shift_and_wrap_data_loaders(
-            neox_args, data_loaders, iteration=state.iteration, samples=engine.samples_before
-        )
+        None if iterator is None else TimedIterator(iterator, timers("data wait")) for iterator in iterators
     )
     timers.log(["data loaders", "model and optimizer"])
     with served_weights(neox_args, engine) as server, Metrics(neox_args) as metrics:
@@ -127,6 +127,27 @@ def pretrain(neox_args) -> int:
             server.no_more_steps()
         finish(neox_args, timers, engine, valid_data, test_data, state, metrics)
     return exit_code(neox_args, state)
+
+
+def check_before_start(neox_args) -> None:
+    """Find what is wrong before anything takes time. Raises: NeoXError."""
+    check_settings(neox_args)
+    if neox_args.eval_tasks and neox_args.rank == 0:
+        check_tasks(neox_args)
+    if neox_args.save:
+        check_save_directory(neox_args.save)
+        if neox_args.s3_path:
+            RemoteTree.of_run(neox_args).check()
+
+
+def prepare_data(neox_args, timers) -> DataLoaders:
+    """The loaders, and with `train_epochs` the length of training that they make."""
+    beat("preparing the data")
+    timers("data loaders").start()
+    data_loaders = build_train_valid_test_data_loaders(neox_args)
+    update_iterations(neox_args, data_loaders)
+    timers("data loaders").stop()
+    return data_loaders
 
 
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
@@ -231,8 +252,8 @@ def train(
     totals: dict = {}
     report_memory_flag = True
     overflow = OverflowMonitor(optimizer)
-    if state.iteration == 0 and neox_args.save and is_save_iter(neox_args, 0):
-        saves.save(neox_args, timers, model, state, metrics)
+    if state.iteration == 0:
+        _save_if_due(neox_args, timers, model, state, metrics)
     model.train()
     if neox_args.is_pipe_parallel:
         time_instructions(model, timers)
@@ -252,15 +273,8 @@ def train(
                 neox_args, timers, losses, totals, rate, state.iteration, scale, report_memory_flag, skipped, model,
                 optimizer, model.noise_scale, metrics=metrics, parameter_report=model.parameter_report,
             )  # fmt: skip
-            if neox_args.save and is_save_iter(neox_args, state.iteration):
-                saves.save(neox_args, timers, model, state, metrics)
-            if _evaluation_due(neox_args, state):
-                timers("interval time").stop()
-                evaluate_and_print_results(
-                    neox_args, f"iteration {state.iteration}", forward_step, valid_data_iterator, model,
-                    state.iteration, timers=timers, metrics=metrics,
-                )  # fmt: skip
-                timers("interval time").start()
+            _save_if_due(neox_args, timers, model, state, metrics)
+            _validate_if_due(neox_args, timers, model, valid_data_iterator, state, metrics)
             if stop.poll() or _exit_due(neox_args, state):
                 now = time.strftime("%Y-%m-%d %H:%M:%S")
                 info(f"rank: 0 | time: {now} | exiting the program at iteration {state.iteration}")
@@ -316,7 +330,7 @@ def _train_step_sequential(neox_args, timers, data_iterator, model, optimizer, r
         model.step()
         timers("optimizer").stop()
         micro_batches.append({"lm_loss": loss.detach(), **metrics})
-    return _mean_over_replicas(micro_batches)
+    return mean_over_replicas(micro_batches)
 
 
 def forward_step(
@@ -348,126 +362,23 @@ def backward_step(neox_args, timers, optimizer, model, loss: torch.Tensor) -> No
     model.backward(loss)
 
 
-def get_batch(neox_args, data_iterator) -> tuple:
-    """The next micro-batch: (tokens, labels, loss_mask, None, position_ids), each [b, s].
-
-    The fourth place held an attention mask, which no back-end needs.
-    """
-    batch = to_device(next(data_iterator), neox_args.padded_vocab_size)
-    (tokens, position_ids), (labels, loss_mask) = build_objective(neox_args).collate(batch)
-    return tokens, labels, loss_mask, None, position_ids
+def _save_if_due(neox_args, timers, model, state: TrainState, metrics: Metrics) -> None:
+    if neox_args.save and is_save_iter(neox_args, state.iteration):
+        saves.save(neox_args, timers, model, state, metrics)
 
 
-def get_batch_sequential(forward_input: tuple, neox_args) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the plain model is fed of (tokens, position_ids, ...): those two; attention needs no mask."""
-    return tuple(forward_input[:2])
-
-
-def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
-    """A batch for the pipeline engine: ((tokens, position_ids), (labels, loss_mask)).
-
-    curr_scheduler: a Curriculum, to whose length at the iteration after neox_args.iteration the batch is cut.
-    """
-    prepare = BatchFunction(build_objective(neox_args), neox_args.padded_vocab_size)
-    if curr_scheduler is not None:
-        prepare.length = curr_scheduler.length_at((neox_args.iteration or 0) + 1)
-    return prepare(data)
-
-
-@torch.no_grad()
-def evaluate(
-    neox_args,
-    forward_step_fn,
-    data_iterator,
-    model,
-    verbose: bool = False,
-    timers=None,
-    reference_model=None,
-    with_tasks: bool = True,
-) -> dict[str, float]:
-    """Mean loss, metrics and perplexity over `eval_iters` global batches.
-
-    A micro-batch counts as much as any other, as in training. With `char_level_ppl` the perplexity of a character too,
-    and, unless told otherwise, `<task>_<metric>` of all `eval_tasks`.
-    """
-    timers = timers or Timers()
-    counter = None
-    if neox_args.char_level_ppl and data_iterator is not None:
-        data_iterator = counter = CharCounter(data_iterator, neox_args.tokenizer)
-    model.eval()
-    use_length(model, None)
-    collected = []
-    # The pipeline engine goes through an accumulation of micro-batches by itself.
-    calls = 1 if neox_args.is_pipe_parallel else neox_args.gradient_accumulation_steps
-    for iteration in range(neox_args.eval_iters):
-        if verbose and (iteration + 1) % neox_args.log_interval == 0:
-            print_rank_0(f"evaluating iteration {iteration + 1}/{neox_args.eval_iters}")
-        for _ in range(calls):
-            loss, metrics = forward_step_fn(
-                data_iterator, model, neox_args, timers, reference_model=reference_model
-            )
-            collected.append({"lm_loss": loss.detach(), **metrics})
-    model.train()
-    results = {name: float(value) for name, value in _mean_over_replicas(collected).items()}
-    results["lm_loss_ppl"] = perplexity(results["lm_loss"])
-    if neox_args.char_level_ppl:
-        results["lm_loss_char_lvl_ppl"] = perplexity(results["lm_loss"] * tokens_per_char_of_all(counter))
-    return results | (evaluate_in_training(model, forward_step_fn, neox_args) if with_tasks else {})
-
-
-def evaluate_and_print_results(
-    neox_args,
-    prefix: str,
-    forward_step_func,
-    data_iterator,
-    model,
-    iteration: int,
-    verbose: bool = False,
-    timers=None,
-    chart_name: str = "validation",
-    reference_model=None,
-    metrics: Metrics | None = None,
-) -> dict[str, float]:
-    """Evaluate, print a ruled line and log under `validation/` or `test/`; scores of tasks, which have nothing to do
-    with the test data, with the validation, and also under `eval/` as eval.py does."""
-    began = time.monotonic()
-    beat(chart_name, iteration)
-    results = evaluate(
-        neox_args, forward_step_func, data_iterator, model, verbose, timers, reference_model, with_tasks=False
-    )
-    scores = evaluate_in_training(model, forward_step_func, neox_args) if chart_name != "test" else {}
-    results |= scores
-    line = f" {chart_name} results at {prefix} | "
-    line += "".join(f"{name} value: {value:.6E} | " for name, value in results.items())
-    print_rank_0("-" * (len(line) + 1))
-    print_rank_0(line)
-    print_rank_0("-" * (len(line) + 1))
-    if metrics is not None:
-        tags = {f"{chart_name}/{name}": value for name, value in results.items()}
-        tags |= {f"eval/{name}": value for name, value in scores.items()}
-        metrics.log({**tags, "runtime/evaluation_time": time.monotonic() - began}, iteration)
-    return results
-
-
-def _mean_over_replicas(values: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Average dicts of scalars over the list and over data-parallel ranks, in one reduction."""
-    names = list(values[0])
-    stacked = torch.stack([torch.stack([step[name].float() for step in values]).mean() for name in names])
-    if mpu.get_data_parallel_world_size() > 1:
-        torch.distributed.all_reduce(stacked, group=mpu.get_data_parallel_group())
-        stacked /= mpu.get_data_parallel_world_size()
-    return dict(zip(names, stacked, strict=True))
-
-
-def _evaluation_due(neox_args, state: TrainState) -> bool:
+def _validate_if_due(neox_args, timers, model, data_iterator, state: TrainState, metrics: Metrics) -> None:
     interval = neox_args.eval_interval
-    # The end of training has an evaluation of its own.
-    return bool(
-        state.do_valid
-        and interval
-        and state.iteration % interval == 0
-        and state.iteration < neox_args.train_iters
-    )
+    # The end of training has a validation of its own.
+    goes_on = state.iteration < neox_args.train_iters
+    if not (state.do_valid and goes_on and interval and state.iteration % interval == 0):
+        return
+    timers("interval time").stop()
+    evaluate_and_print_results(
+        neox_args, f"iteration {state.iteration}", forward_step, data_iterator, model, state.iteration,
+        timers=timers, metrics=metrics,
+    )  # fmt: skip
+    timers("interval time").start()
 
 
 def _exit_due(neox_args, state: TrainState) -> bool:

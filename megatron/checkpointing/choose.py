@@ -49,10 +49,10 @@ def _first_undamaged(
         if problem is None:
             return tag
         if by_name:
-            raise CheckpointError(f"load: {directory / tag} is damaged: {problem}")
+            raise CheckpointError(f"load: {directory / tag} cannot be used: {problem}")
         warn(f"not loading {directory / tag}: {problem}; trying the one before it")
     if tags:
-        raise CheckpointError(f"load: every checkpoint in {directory} is damaged (the reasons are above)")
+        raise CheckpointError(f"load: no checkpoint in {directory} can be used (the reasons are above)")
     return None
 
 

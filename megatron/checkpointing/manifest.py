@@ -109,6 +109,12 @@ def problems(directory: Path, share: int = 0, shares: int = 1) -> Iterator[str]:
     if not isinstance(files, dict) or not all(isinstance(record, dict) for record in files.values()):
         yield f"{MANIFEST} is damaged"
         return
+    if manifest.get("version", VERSION) > VERSION:
+        yield (
+            f"a newer version of this program wrote it (version {manifest['version']} of {MANIFEST}, known up to "
+            f"{VERSION}): update the program"
+        )
+        return
     iteration = iteration_of_tag(directory.name)
     if iteration is not None and manifest.get("iteration", iteration) != iteration:
         yield f"{MANIFEST} is of iteration {manifest['iteration']}"

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 LATEST = "latest"
+WEIGHT_FILES = "*model_states.pt"
 RANK_OPTIMIZER_FILES = "optimizer_rank_*.pt"
 _TAG = re.compile(r"global_step(\d+)")
 
@@ -25,19 +26,16 @@ def partial_tag(iteration: int | str) -> str:
 
 
 def saved_iterations(directory: str | Path) -> list[int]:
-    """Iterations of all checkpoint folders, ascending; symbolic links do not count."""
-    found = [
-        iteration_of_tag(path.name)
-        for path in Path(directory).glob("global_step*")
-        if path.is_dir() and not path.is_symlink()
-    ]
+    """Iterations of all checkpoint folders, also those that lie elsewhere and are linked to, ascending."""
+    found = [iteration_of_tag(path.name) for path in Path(directory).glob("global_step*") if path.is_dir()]
     return sorted(iteration for iteration in found if iteration is not None)
 
 
 def read_latest(directory: str | Path) -> str | None:
-    """The tag that `latest` names, if there is such a file."""
+    """The tag that `latest` names; None if there is no such file, or it names no folder beside itself."""
     path = Path(directory, LATEST)
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+    tag = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    return tag if tag == Path(tag).name and tag != ".." else None
 
 
 def get_checkpoint_name(

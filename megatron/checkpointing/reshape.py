@@ -22,7 +22,7 @@ from megatron.checkpointing.streamed_file import write_streamed
 from megatron.checkpointing.target_tree import Layout, TargetTree
 from megatron.common.console import Progress
 from megatron.common.errors import CheckpointError
-from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
+from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, make_folder, remove
 from megatron.mpu import ParameterSpec
 
 SMALLEST_BUDGET = 32 << 20  # bytes
@@ -55,13 +55,14 @@ def reshape(task: Task, root: Path, jobs: int = 0) -> Path:
     """
     problem = manifest.problem(task.source)
     if problem is not None:
-        raise CheckpointError(f"{task.source} is damaged: {problem}")
+        raise CheckpointError(f"{task.source} cannot be used: {problem}")
     tree = task.open()
     final, partial = root / task.source.name, root / partial_tag(tree.iteration)
     if final.exists():
         raise CheckpointError(f"{final} is there already; choose another folder, or remove it")
+    make_folder(root, "output")
     remove(partial)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     try:
         records = _write_all(task, partial, list(tree.files()), jobs)
         _copy_rest(task, partial)

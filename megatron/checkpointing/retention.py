@@ -28,8 +28,8 @@ def delete_old_checkpoints(
 
     Args: uploaded: whether one lies elsewhere too, without which it is not deleted; None: nothing is uploaded.
 
-    A folder counts only if its base name is exactly a checkpoint's and it has a manifest. The one that `latest` names
-    and later ones, which an earlier run has left, are never deleted.
+    A folder counts only if its base name is exactly a checkpoint's and it has a manifest; a link to one does not. The
+    one that `latest` names and later ones, which an earlier run has left, are never deleted.
     """
     directory = Path(save_dir)
     newest = iteration_of_tag(read_latest(directory) or "")
@@ -38,7 +38,11 @@ def delete_old_checkpoints(
         for iteration in saved_iterations(directory)
         if newest is None or iteration <= newest
     ]
-    own = [tag for tag in tags if read_manifest(directory / tag) is not None]
+    own = [
+        tag
+        for tag in tags
+        if not (directory / tag).is_symlink() and read_manifest(directory / tag) is not None
+    ]
     for tag in own[: max(0, len(own) - max(1, n_to_keep))]:
         if uploaded is not None and not uploaded(directory / tag):
             warn(f"{directory / tag} is kept, since it has not been uploaded")

@@ -101,9 +101,12 @@ class SavedWeights:
         return self._read(index, tensor_rank)
 
     def part(self, name: str, tensor_rank: int) -> torch.Tensor:
-        """A tensor rank's part of a weight by its logical name."""
+        """A tensor rank's part of a weight by its logical name. Raises: CheckpointError if there is none."""
         index, path = name.split(".", 1)
-        return self.layer(int(index), tensor_rank)[path]
+        layer = self.layer(int(index), tensor_rank)
+        if path not in layer:
+            raise CheckpointError(f"{self.directory} has no {name}: the config describes another model")
+        return layer[path]
 
     def all(self, tensor_rank: int) -> dict[str, torch.Tensor]:
         """{logical name: part of a tensor rank} in the order of the model's modules."""
@@ -313,20 +316,7 @@ def _fill_layer(
     parallel_residual: bool,
 ) -> None:
     """filled: ids of the parameters that an earlier layer shares and has filled; these join them."""
-    same_layout = saved.tensor_size == mpu.get_model_parallel_world_size()
-    names = set(saved.layer(index, mpu.get_model_parallel_rank() if same_layout else 0))
-    missing = sorted(
-        path
-        for path, parameter in parameters.items()
-        if path not in names and id(parameter) not in filled and not hasattr(parameter, "start")
-    )
-    # The embedding of an output that shares its weights lacks the position table.
-    unknown = sorted(names - set(parameters)) if index > 0 else []
-    if missing or unknown:
-        listed = [*(f"no {name}" for name in missing), *(f"an unknown {name}" for name in unknown)]
-        raise CheckpointError(
-            f"layer {index} of the checkpoint in {saved.directory} has " + ", ".join(listed)
-        )
+    names = _names_of_layer(saved, index, parameters, filled)
     for path, parameter in parameters.items():
         if id(parameter) in filled or path not in names:
             continue
@@ -349,6 +339,25 @@ def _fill_layer(
         if path not in names and getattr(parameter, "start", None) is not None:
             # A new prompt for the model of this checkpoint.
             parameter.start()
+
+
+def _names_of_layer(saved: SavedWeights, index: int, parameters: dict, filled: set[int]) -> set[str]:
+    """What the checkpoint has of a layer. Raises: CheckpointError if that is less or more than the model asks for."""
+    same_layout = saved.tensor_size == mpu.get_model_parallel_world_size()
+    names = set(saved.layer(index, mpu.get_model_parallel_rank() if same_layout else 0))
+    missing = sorted(
+        path
+        for path, parameter in parameters.items()
+        if path not in names and id(parameter) not in filled and not hasattr(parameter, "start")
+    )
+    # The embedding of an output that shares its weights lacks the position table.
+    unknown = sorted(names - set(parameters)) if index > 0 else []
+    if missing or unknown:
+        listed = [*(f"no {name}" for name in missing), *(f"an unknown {name}" for name in unknown)]
+        raise CheckpointError(
+            f"layer {index} of the checkpoint in {saved.directory} has " + ", ".join(listed)
+        )
+    return names
 
 
 def local_part(

@@ -9,7 +9,7 @@ import torch
 from megatron.checkpointing.names import get_checkpoint_tag
 from megatron.checkpointing.provenance import checkpoint_args
 from megatron.common.console import Progress, info, warn
-from megatron.common.errors import CheckpointError, TokenizerError
+from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
 from megatron.common.files import make_folder, remove
 from megatron.conversion.hf_folder import HFFolder, read_config
 from megatron.conversion.native_tree import CONFIG_FILE, NativeTree
@@ -92,6 +92,8 @@ def import_model(
     tag: str = get_checkpoint_tag(0),
 ) -> Path:
     """import_hf for tensors of any origin. config: all keys of the Hugging Face config of the model."""
+    if tensor < 1:
+        raise ConfigError(f"--tp {tensor}: a model has at least one tensor rank")
     architecture = family.from_hf(config)
     target = make_folder(target, "output_dir")
     keys, ids = _tokenizer(tokenizer_folder, target)

@@ -10,6 +10,7 @@ import torch
 from megatron.common.console import Progress, info
 from megatron.common.errors import ConfigError
 from megatron.common.files import atomic_path, make_folder
+from megatron.conversion.reshaping import find_checkpoint
 from megatron.conversion.saved_model import SavedModel, open_checkpoint
 from megatron.conversion.specs import model_config
 from megatron.conversion.to_hf import config_values, output_dtype, vocabulary
@@ -27,7 +28,8 @@ def export_mamba_ssm(
 
     Raises: ConfigError for what the package cannot express.
     """
-    args = model_config(config_values(Path(checkpoint), configs))
+    checkpoint = find_checkpoint(checkpoint)
+    args = model_config(config_values(checkpoint, configs))
     saved = open_checkpoint(checkpoint)
     _, rows = vocabulary(args, saved)
     args.tokenizer = None

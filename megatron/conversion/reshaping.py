@@ -1,18 +1,27 @@
 """What the tools for reshaping have to know about a checkpoint."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from megatron.checkpointing.manifest import is_foreign, read_manifest
 from megatron.checkpointing.model_files import model_rank_files
-from megatron.checkpointing.names import get_checkpoint_tag, iteration_of_tag, read_latest
+from megatron.checkpointing.names import (
+    WEIGHT_FILES,
+    get_checkpoint_tag,
+    iteration_of_tag,
+    read_latest,
+    saved_iterations,
+)
+from megatron.checkpointing.saved_config import read_saved_config
 from megatron.checkpointing.target_tree import DTYPES, Layout
 from megatron.checkpointing.weights import SavedWeights
 from megatron.common.errors import CheckpointError
 from megatron.conversion.specs import model_config, parameter_specs
 from megatron.mpu import ParameterSpec
 from megatron.neox_arguments.loading import read_files
+from megatron.neox_arguments.neox_args import NeoXArgsModel, NeoXArgsMoE
 
 
 def find_checkpoint(folder: str | Path, iteration: int | None = None) -> Path:
@@ -21,13 +30,29 @@ def find_checkpoint(folder: str | Path, iteration: int | None = None) -> Path:
     Raises: CheckpointError if there is none.
     """
     folder = Path(folder)
-    if iteration is None and iteration_of_tag(folder.name) is not None and folder.is_dir():
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder of a checkpoint (global_stepN), or of several")
+    if iteration is None and (iteration_of_tag(folder.name) is not None or any(folder.glob(WEIGHT_FILES))):
         return folder
     tag = read_latest(folder) if iteration is None else get_checkpoint_tag(iteration)
     if not tag or not (folder / tag).is_dir():
         wanted = "file `latest` that names a checkpoint" if iteration is None else f"checkpoint {tag}"
-        raise CheckpointError(f"input: {folder} has no {wanted}")
+        listed = ", ".join(map(str, saved_iterations(folder))) or "none"
+        raise CheckpointError(f"{folder} has no {wanted}; iterations that are there: {listed}")
     return folder / tag
+
+
+def check_layout(directory: Path, configs: list[str], layout: Layout) -> None:
+    """Raises: ConfigError if no run could have this layout with the model of a checkpoint."""
+    values = (read_files(configs)[0] if configs else read_saved_config(directory)) or {}
+    of_model = {declared.name for group in (NeoXArgsModel, NeoXArgsMoE) for declared in fields(group)}
+    kept = {key: value for key, value in values.items() if key in of_model and value is not None}
+    if kept:
+        model_config(
+            kept
+            | {"model_parallel_size": layout.tensor, "pipe_parallel_size": layout.pipe}
+            | {"zero_optimization": {"stage": layout.zero}, "precision": layout.precision}
+        )
 
 
 def layout_of(directory: Path) -> Layout:

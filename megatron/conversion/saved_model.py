@@ -1,5 +1,6 @@
 """The whole parameters of a checkpoint in any layout."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ def open_checkpoint(directory: str | Path) -> SavedWeights:
     """
     problem = manifest.problem(Path(directory))
     if problem is not None:
-        raise CheckpointError(f"{directory} is damaged: {problem}")
+        raise CheckpointError(f"{directory} cannot be used: {problem}")
     return SavedWeights(directory)
 
 
@@ -37,18 +38,10 @@ class SavedModel:
 
     def whole(self, name: str) -> torch.Tensor:
         """Raises: CheckpointError if there is none, or one of another shape."""
-        index, path = name.split(".", 1)
-        where = self._saved.directory
-
-        def read(rank: int) -> torch.Tensor:
-            part = self._saved.layer(int(index), rank)
-            if path not in part:
-                raise CheckpointError(f"{where} has no {name}: the config describes another model")
-            return part[path]
-
-        spec = self.specs[name]
+        where, spec = self._saved.directory, self.specs[name]
+        read = functools.partial(self._saved.part, name)
         with mpu.use(mpu.ParallelState()):
-            value = local_part(read, spec, self._saved, self._rows, is_summand(path, self._parallel))
+            value = local_part(read, spec, self._saved, self._rows, is_summand(name, self._parallel))
         if name.endswith(VOCABULARY):
             value = value[: self._rows]
         if tuple(value.shape) != tuple(spec.logical_shape):

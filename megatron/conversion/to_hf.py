@@ -15,6 +15,7 @@ from megatron.common.console import Progress, info
 from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
 from megatron.common.files import make_folder
 from megatron.conversion.from_hf import DTYPES
+from megatron.conversion.reshaping import find_checkpoint
 from megatron.conversion.saved_model import SavedModel, open_checkpoint
 from megatron.conversion.specs import model_config
 from megatron.conversion.tokenizers import export_tokenizer
@@ -42,15 +43,13 @@ def export_hf(
     """Write a Hugging Face model: safetensors, config, generation config and tokenizer.
 
     Args:
-        checkpoint: folder of one checkpoint (global_stepN); configs: the files it was trained with, of which those
-        beside the weights are taken if there are none.
+        checkpoint: folder of one checkpoint (global_stepN), or of several, of which `latest` names one.
+        configs: the files it was trained with, of which those beside the weights are taken if there are none.
         architecture: a family's name; precision: fp16, bf16, fp32, or auto for that of the config.
     Returns: target.
     Raises: ConfigError for what the family cannot express; CheckpointError for weights that cannot be read.
     """
-    checkpoint = Path(checkpoint)
-    if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint} is no folder of a checkpoint (global_stepN)")
+    checkpoint = find_checkpoint(checkpoint)
     values = config_values(checkpoint, configs) | (overwrite_values or {})
     args = model_config(values)
     family = family_named(architecture)

@@ -7,6 +7,7 @@ import torch
 from megatron import mpu
 from megatron.common import activity, device
 from megatron.common.errors import DataError
+from megatron.objectives import build_objective
 
 
 def to_device(batch: dict[str, torch.Tensor], vocabulary: int) -> dict[str, torch.Tensor]:
@@ -70,3 +71,29 @@ class TimedIterator:
             return next(self._iterator)
         finally:
             self._timer.stop()
+
+
+def get_batch(neox_args, data_iterator) -> tuple:
+    """The next micro-batch: (tokens, labels, loss_mask, None, position_ids), each [b, s].
+
+    The fourth place held an attention mask, which no back-end needs.
+    """
+    batch = to_device(next(data_iterator), neox_args.padded_vocab_size)
+    (tokens, position_ids), (labels, loss_mask) = build_objective(neox_args).collate(batch)
+    return tokens, labels, loss_mask, None, position_ids
+
+
+def get_batch_sequential(forward_input: tuple, neox_args) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the plain model is fed of (tokens, position_ids, ...): those two; attention needs no mask."""
+    return tuple(forward_input[:2])
+
+
+def get_batch_pipe(data: dict, neox_args, curr_scheduler=None) -> tuple:
+    """A batch for the pipeline engine: ((tokens, position_ids), (labels, loss_mask)).
+
+    curr_scheduler: a Curriculum, to whose length at the iteration after neox_args.iteration the batch is cut.
+    """
+    prepare = BatchFunction(build_objective(neox_args), neox_args.padded_vocab_size)
+    if curr_scheduler is not None:
+        prepare.length = curr_scheduler.length_at((neox_args.iteration or 0) + 1)
+    return prepare(data)

@@ -74,7 +74,7 @@ def read_rotary(config: Mapping[str, Any], partial: bool = False) -> dict[str, A
     share = parameters.pop("partial_rotary_factor", 1.0)
     if share != 1.0 and not partial:
         raise ConfigError(
-            f"partial_rotary_factor={share} cannot be had here: transformers' model turns all of them anyway"
+            f"partial_rotary_factor={share} cannot be had here: there the model turns all features anyway"
         )
     if base != int(base):
         raise ConfigError(f"rope_theta={base} cannot be had here: rotary_emb_base is a whole number")

@@ -74,7 +74,7 @@ def _answer(neox_args, model, options, prompt: str, number: int, interrupt: "_In
 
 def _enable_line_editing() -> None:
     """Arrow keys, history and the like for input(), where Python has them."""
-    if sys.stdin.isatty():
+    if sys.stdin is not None and sys.stdin.isatty():
         try:
             import readline  # noqa: F401 (importing it is what does it)
         except ImportError:
@@ -101,7 +101,7 @@ def _read_prompt(prompt_end: str, interrupt: "_InterruptFlag") -> str | None:
     while True:
         try:
             with interrupt.reading():
-                line = input(CONTINUATION_LABEL if lines else PROMPT_LABEL)
+                line = _typed(CONTINUATION_LABEL if lines else PROMPT_LABEL)
             lines.append(line)
         except EOFError:
             write("\n")
@@ -115,6 +115,16 @@ def _read_prompt(prompt_end: str, interrupt: "_InterruptFlag") -> str | None:
         text = "\n".join(lines)
         if prompt_end in text:
             return text.split(prompt_end)[0]
+
+
+def _typed(label: str) -> str:
+    """A line of input. Bytes that are no text become U+FFFD, which a tokenizer takes and a pipe may hold.
+
+    Raises: EOFError at the end of input, or without any.
+    """
+    if sys.stdin is None:  # closed by whoever has started the program
+        raise EOFError
+    return input(label).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class _InterruptFlag:

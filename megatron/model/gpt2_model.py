@@ -15,6 +15,7 @@ from megatron.model.layers import (
     ModuleSpec,
     TiedSpec,
     gpt2_attention_mask_func,
+    layer_name,
     layer_specs,
     partition_method,
 )
@@ -85,6 +86,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
         self.parallel_output = parallel_output
         self.sequence_parallel = neox_args.sequence_parallel
         specs = layer_specs(neox_args, parallel_output, num_tokentypes, use_cache)
+        method = partition_method(neox_args, map(layer_name, specs))
         default_loss = functools.partial(cross_entropy, _fp16=neox_args.fp16_lm_cross_entropy)
         # DeepSpeed prints the layer table from its constructor.
         with mpu.deferred_initialization(), contextlib.redirect_stdout(io.StringIO()):
@@ -92,7 +94,7 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
                 layers=[_deepspeed_spec(spec) for spec in specs],
                 loss_fn=loss_fn or default_loss,
                 topology=topology,
-                partition_method=partition_method(neox_args),
+                partition_method=method,
             )
         self.recompute_interval = checkpoint_interval(neox_args)
         self.checkpoint = checkpoint_function(neox_args)

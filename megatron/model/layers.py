@@ -5,12 +5,14 @@ between layers; up to the last block, where documents are isolated, their positi
 """
 
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from megatron.common.errors import ConfigError
 from megatron.model.documents import LayerInput
 from megatron.model.init_functions import get_init_methods
 from megatron.model.norms import get_norm
@@ -23,6 +25,7 @@ from megatron.model.transformer import (
 )
 from megatron.model.word_embeddings import EmbeddingPipe
 from megatron.mpu.parameters import InitMethod
+from megatron.neox_arguments.rules.pipeline import BY_TYPE
 from megatron.registry import lookup, names
 
 EMBEDDING_KEY = "embed"
@@ -80,12 +83,28 @@ def block_spec(neox_args, layer_number: int, use_cache: bool = False) -> ModuleS
     )
 
 
-def partition_method(neox_args) -> str:
-    """How DeepSpeed divides the layers into stages. A rule that counts transformer layers counts all blocks."""
+def layer_name(spec: ModuleSpec | Callable) -> str:
+    """What a layer is called when layers are divided into stages."""
+    return spec.module_class.__name__ if isinstance(spec, ModuleSpec) else spec.__name__
+
+
+def partition_method(neox_args, layer_names: Iterable[str]) -> str:
+    """How DeepSpeed divides these layers into stages. A rule that counts transformer layers counts all blocks.
+
+    Raises: ConfigError for a rule that counts none of them.
+    """
     method = neox_args.pipe_partition_method
-    if "transformer" not in method.lower():
-        return method
-    return "|".join([method, *(lookup("block", name).__name__ for name in names("block"))])
+    if "transformer" in method.lower():
+        method = "|".join([method, *(lookup("block", name).__name__ for name in names("block"))])
+    if method.lower().startswith(BY_TYPE):
+        layer_names = list(dict.fromkeys(layer_names))
+        pattern = method[len(BY_TYPE) :].lower()
+        if not any(re.search(pattern, name, re.IGNORECASE) for name in layer_names):
+            raise ConfigError(
+                f"pipe_partition_method={neox_args.pipe_partition_method!r} fits none of the layers "
+                f"({', '.join(layer_names)})"
+            )
+    return method
 
 
 def layer_specs(

@@ -30,6 +30,13 @@ def owning_layers(neox_args) -> dict[int, int]:
     return {FIRST_BLOCK + number: FIRST_BLOCK + owner for number, owner in enumerate(first)}
 
 
+def number_of_values(neox_args, layer_number: int) -> int:
+    """The number, from 0, of the block whose initial values a block has: of the first one with its parameters, so that
+    values which follow from a number are the same on every pipeline stage."""
+    index = FIRST_BLOCK + layer_number
+    return owning_layers(neox_args).get(index, index) - FIRST_BLOCK
+
+
 def shared_key(index: int, path: str, spec: ParameterSpec, owners: Mapping[int, int]) -> str | None:
     """What the parameter `path` of a layer has in common with all parameters that are the same one; None for a
     parameter of this layer alone."""

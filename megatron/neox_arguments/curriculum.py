@@ -102,6 +102,15 @@ def tokens_until(args: Any, iteration: int) -> int:
     return curriculum.tokens_until(iteration)
 
 
+def shortest_length(args: Any) -> int | None:
+    """Tokens of the shortest samples of a curriculum; None without one, or with one that is wrong."""
+    options = args.curriculum_learning
+    if not options or any(_shape_problems(options)):
+        return None
+    curriculum = Curriculum.from_config(options)
+    return None if curriculum is None else min(curriculum.all_lengths())
+
+
 def problems(args: Any) -> Iterator[str]:
     """What is wrong with `curriculum_learning`, and with the lengths that it leads to."""
     options = args.curriculum_learning

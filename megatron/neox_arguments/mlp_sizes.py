@@ -40,11 +40,19 @@ def mlp_sizes(args: Any, multiple_of: int | None = None) -> MlpSizes:
     produced = sizes.linear1_output // 2 if gated else sizes.linear1_output
     if produced != sizes.linear2_input:
         raise ConfigError(
-            f"MLP width {width} with mlp_multiple_of={multiple} makes the two MLP matrices disagree ({produced} "
-            f"features come out of the first, {sizes.linear2_input} go into the second); choose another width, or "
-            f"state it by ffn_hidden_size: {sizes.linear2_input}"
+            f"MLP width {width} ({_source(args)}) with mlp_multiple_of={multiple} makes the two MLP matrices disagree "
+            f"({produced} features come out of the first, {sizes.linear2_input} go into the second); choose another "
+            f"width, or state it by ffn_hidden_size: {sizes.linear2_input}"
         )
     return sizes
+
+
+def _source(args: Any) -> str:
+    """What the width follows from, as the user wrote it."""
+    for key in ("intermediate_size", "expansion_factor"):
+        if (value := getattr(args, key)) is not None:
+            return f"{key}={value}"
+    return f"4 x hidden_size={args.hidden_size}"
 
 
 def has_dense_mlp(args: Any) -> bool:

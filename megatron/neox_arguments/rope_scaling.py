@@ -103,8 +103,8 @@ def _values(options: dict[str, Any], args: Any) -> Iterator[str]:
             yield f"rope_scaling.{key}={options[key]!r} must be a number above 0"
     if wrong("truncate", lambda value: isinstance(value, bool)):
         yield f"rope_scaling.truncate={options['truncate']!r} must be true or false"
-    if wrong(LENGTH, lambda value: type(value) is int and value > 0):
-        yield f"rope_scaling.{LENGTH}={options[LENGTH]!r} must be a whole number above 0"
+    if wrong(LENGTH, lambda value: type(value) is int and value > 1):
+        yield f"rope_scaling.{LENGTH}={options[LENGTH]!r} must be a whole number above 1"
     elif wrong(LENGTH, lambda value: value <= (args.max_position_embeddings or value)):
         yield (
             f"rope_scaling.{LENGTH}={options[LENGTH]} is the length before scaling and must not exceed "

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from megatron.neox_arguments.curriculum import shortest_length
 from megatron.neox_arguments.suggestions import nearest
 
 _DEFAULTS = {"enabled": False, "n_tokens": 10, "init_string": "", "init_range": 0.5}
@@ -58,6 +59,11 @@ def _bad_values(args: Any, settings: dict) -> Iterator[str]:
         yield f"soft_prompt_tuning.n_tokens={count!r} must be a whole number of at least 1"
     elif args.seq_length and count >= args.seq_length:
         yield f"soft_prompt_tuning.n_tokens={count} leaves no room for text in seq_length={args.seq_length}"
+    elif settings["enabled"] and (shortest := shortest_length(args)) is not None and count >= shortest:
+        yield (
+            f"soft_prompt_tuning.n_tokens={count} leaves no room for text in the shortest samples of "
+            f"curriculum_learning, {shortest} tokens"
+        )
     if not isinstance(spread, (int, float)) or isinstance(spread, bool) or not 0 < spread < math.inf:
         yield f"soft_prompt_tuning.init_range={spread!r} must be above 0"
     if not isinstance(settings["init_string"], str):

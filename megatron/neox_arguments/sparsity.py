@@ -86,7 +86,7 @@ def _whole(value: Any, least: int) -> bool:
 
 def _combinations(kind: str, options: dict[str, Any], given: dict, kinds: list[str]) -> Iterator[str]:
     if kind == "local" and options["window"] is not None:
-        for other in ("num_local_blocks", "num_sliding_window_blocks"):
+        for other in ("block", "num_local_blocks", "num_sliding_window_blocks"):
             if other in given and all(
                 other not in SPARSITY_OPTIONS[reader] for reader in kinds if reader != kind
             ):

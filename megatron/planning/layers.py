@@ -9,7 +9,7 @@ import torch
 from deepspeed.runtime.utils import partition_balanced, partition_uniform
 
 from megatron import mpu
-from megatron.model.layers import ModuleSpec, TiedSpec, layer_specs
+from megatron.model.layers import ModuleSpec, TiedSpec, layer_name, layer_specs
 from megatron.model.sharing import owning_layers, shared_key
 
 
@@ -66,14 +66,14 @@ def stages(layers: list[Layer], count: int, method: str) -> list[list[Layer]]:
 
 def _count(index: int, spec: Any, owners: dict[int, int], model_parallel_size: int) -> Layer:
     if not isinstance(spec, ModuleSpec):
-        return Layer(spec.__name__, {}, {})
+        return Layer(layer_name(spec), {}, {})
     place = 0 if isinstance(spec, TiedSpec) else index
     specs = {
         shared_key(place, path, parameter.spec, owners) or f"{place}.{path}": parameter.spec
         for path, parameter in spec.build().named_parameters()
     }
     return Layer(
-        name=spec.module_class.__name__,
+        name=layer_name(spec),
         whole={name: _numel(found.logical_shape) for name, found in specs.items()},
         local={name: _numel(found.local_shape(model_parallel_size)) for name, found in specs.items()},
     )
@@ -84,5 +84,4 @@ def _numel(shape: tuple[int, ...]) -> int:
 
 
 def _matches(layers: list[Layer], pattern: str) -> list[int]:
-    found = [int(bool(re.search(pattern, layer.name, re.IGNORECASE))) for layer in layers]
-    return found if any(found) else [1] * len(layers)
+    return [int(bool(re.search(pattern, layer.name, re.IGNORECASE))) for layer in layers]

@@ -21,13 +21,15 @@ def parse(input_args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("input", help="folder of checkpoints (`load` of a config), or one global_stepN in it")
     parser.add_argument("output", help="folder that gets the checkpoint and names it in `latest`")
     parser.add_argument("--tp", type=_positive, help="model_parallel_size")
-    parser.add_argument("--pp", type=int, help="pipe_parallel_size; 0 for no pipeline")
+    parser.add_argument("--pp", type=_natural, help="pipe_parallel_size; 0 for no pipeline")
     parser.add_argument(
         "--dp", type=_positive, help="data-parallel ranks, which ZeRO divides the optimizer over"
     )
     parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), help="zero_optimization.stage")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bfloat16"))
-    parser.add_argument("--iteration", type=int, help="the checkpoint to take (default: what `latest` names)")
+    parser.add_argument(
+        "--iteration", type=_natural, help="the checkpoint to take (default: what `latest` names)"
+    )
     parser.add_argument(
         "--no-optim", action="store_true", help="the weights only, without the optimizer's states"
     )
@@ -38,10 +40,14 @@ def parse(input_args: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(input_args)
 
 
+def _natural(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}")
+    return int(text)
+
+
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    return _natural(text, 1)
 
 
 def main(input_args: list[str] | None = None) -> None:
@@ -49,7 +55,7 @@ def main(input_args: list[str] | None = None) -> None:
     from megatron.checkpointing.manifest import read_manifest
     from megatron.checkpointing.reshape import Task, reshape
     from megatron.checkpointing.target_tree import Layout
-    from megatron.conversion.reshaping import described_by, find_checkpoint, layout_of
+    from megatron.conversion.reshaping import check_layout, described_by, find_checkpoint, layout_of
 
     directory = find_checkpoint(args.input, args.iteration)
     saved = layout_of(directory)
@@ -60,6 +66,7 @@ def main(input_args: list[str] | None = None) -> None:
         zero=saved.zero if args.zero_stage is None else args.zero_stage,
         precision=args.precision or saved.precision,
     )
+    check_layout(directory, args.config, layout)
     specs, parallel_residual = described_by(directory, args.config)
     with_optimizer = not args.no_optim and (read_manifest(directory) or {}).get("optimizer", True)
     task = Task(directory, layout, with_optimizer, specs, parallel_residual)

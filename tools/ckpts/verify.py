@@ -18,7 +18,12 @@ def checkpoints_at(place: Path) -> list[Path]:
     """A checkpoint itself, or those in the folder that a run has saved to."""
     if (place / manifest.MANIFEST).is_file():
         return [place]
-    found = [place / get_checkpoint_tag(iteration) for iteration in saved_iterations(place)]
+    names = [get_checkpoint_tag(iteration) for iteration in saved_iterations(place)]
+    latest = read_latest(place)
+    if latest is not None and latest not in names and (place / latest).is_dir():
+        # Converted checkpoints have other names.
+        names.append(latest)
+    found = [place / name for name in names]
     if not found:
         raise CheckpointError(f"{place} is no checkpoint with a {manifest.MANIFEST} and holds none")
     return found
@@ -26,8 +31,14 @@ def checkpoints_at(place: Path) -> list[Path]:
 
 def problems_at(place: Path) -> list[str]:
     """Print a line for each checkpoint of a place. Returns: what is wrong."""
-    found = []
-    for directory in checkpoints_at(place):
+    found: list[str] = []
+    try:
+        directories = checkpoints_at(place)
+    except CheckpointError as error:
+        # The other places are looked at all the same.
+        print(f"error: {error}", file=sys.stderr)
+        return [str(error)]
+    for directory in directories:
         if manifest.is_foreign(directory):
             wrong = [f"no {manifest.MANIFEST}: it cannot be verified"]
         else:

@@ -11,6 +11,7 @@ from megatron.model.decoding_state import decoding_states
 from megatron.model.documents import with_positions
 from megatron.model.norms import LayerNorm
 from megatron.model.rwkv.mixing import RWKV_ChannelMix, RWKV_TimeMix, layer_ratios
+from megatron.model.sharing import number_of_values
 from megatron.mpu.layers import reduce_partial
 from megatron.mpu.parameters import InitMethod
 from megatron.mpu.random import sharded_region
@@ -35,7 +36,8 @@ class RWKVResidualLayer(torch.nn.Module):
         if has_accelerator():  # before training starts, as it may have to be compiled
             fused_kernels.load(neox_args.fused_kernels_build_path)
         size, inits = neox_args.hidden_size, (init_method, output_layer_init_method)
-        depth, shallowness = layer_ratios(layer_number, neox_args.num_layers)
+        number = number_of_values(neox_args, layer_number)
+        depth, shallowness = layer_ratios(number, neox_args.num_layers)
         self.sequence_parallel = neox_args.sequence_parallel and mpu.get_model_parallel_world_size() > 1
         self.normed_twice = layer_number == 0
         self.attention_dropout = neox_args.attention_dropout

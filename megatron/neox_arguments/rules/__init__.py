@@ -9,6 +9,7 @@ from megatron.neox_arguments.rules import (
     launch,
     mup,
     optimizer,
+    pipeline,
     ranges,
     services,
     serving,
@@ -18,6 +19,6 @@ from megatron.neox_arguments.steps import Steps
 
 __all__ = ["RULES"]
 
-_SUBJECTS = (ranges, architecture, mup, optimizer, training, data, services, serving, launch)
+_SUBJECTS = (ranges, architecture, mup, optimizer, training, pipeline, data, services, serving, launch)
 # What is missing or out of its range is said first.
 RULES = Steps.of(*(subject.RULES for subject in _SUBJECTS))

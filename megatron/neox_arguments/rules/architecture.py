@@ -65,6 +65,12 @@ def _sinusoidal(args: Any) -> Iterator[str]:
         yield f"pos_emb: sinusoidal needs an even hidden_size, not {args.hidden_size}"
 
 
+@rule("pos_emb", "rotary_emb_base")
+def _wavelengths(args: Any) -> Iterator[str]:
+    if args.pos_emb == "rotary" and args.rotary_emb_base == 1:
+        yield "rotary_emb_base=1 gives all features of pos_emb: rotary one wavelength; it must be above 1"
+
+
 @rule("rotary_pct", "pos_emb", "hidden_size", "num_attention_heads", "head_dim")
 def _rotary(args: Any) -> Iterator[str]:
     if args.pos_emb != "rotary" or not args.hidden_size or not args.num_attention_heads:
@@ -96,9 +102,11 @@ def _sparsity(args: Any) -> Iterator[str]:
     yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
 
 
-@rule("qk_layernorm_per_head", "norm")
+@rule("qk_layernorm_per_head", "use_qk_layernorm", "norm")
 def _norm_of_each_head(args: Any) -> Iterator[str]:
-    if args.qk_layernorm_per_head and args.norm != "layernorm":
+    if args.qk_layernorm_per_head and not args.use_qk_layernorm:
+        yield "qk_layernorm_per_head is the form of a norm that is not there; set use_qk_layernorm: true"
+    elif args.qk_layernorm_per_head and args.norm != "layernorm":
         yield f"qk_layernorm_per_head is there for norm: layernorm only, not {args.norm}"
 
 
@@ -159,6 +167,8 @@ rule(
     "model_parallel_size",
     "mamba_inner_func_fusion",
     "mamba_use_bias_in_linears",
+    "num_attention_heads",
+    *block_sizes.ATTENTION_KEYS,
 )(block_sizes.problems)
 rule(
     "hidden_size",
@@ -181,5 +191,5 @@ rule(
     "num_attention_heads",
     "head_dim",
 )(rope_scaling.problems)
-rule("soft_prompt_tuning", "seq_length", "isolate_documents")(soft_prompt_problems)
+rule("soft_prompt_tuning", "seq_length", "isolate_documents", "curriculum_learning")(soft_prompt_problems)
 rule(*experts.KEYS)(experts.problems)

@@ -1,5 +1,6 @@
 """Rules for the sources of data."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,5 +47,5 @@ def _split(args: Any) -> Iterator[str]:
     except ValueError:
         yield f'split={args.split!r} must be up to three numbers, such as "969,30,1"'
         return
-    if len(shares) > 3 or min(shares) < 0 or sum(shares) <= 0:
+    if len(shares) > 3 or min(shares) < 0 or not 0 < sum(shares) < math.inf:
         yield f'split={args.split!r} must be up to three shares of at least 0, such as "969,30,1"'

@@ -89,23 +89,6 @@ def _sequence_parallel(args: Any) -> Iterator[str]:
         )
 
 
-@rule("num_layers", "pipe_parallel_size")
-def _stages(args: Any) -> Iterator[str]:
-    if args.num_layers and args.num_layers > 0 and args.pipe_parallel_size > args.num_layers:
-        stages = args.pipe_parallel_size
-        yield f"pipe_parallel_size={stages} exceeds num_layers={args.num_layers}; some stage would be empty"
-
-
-@rule("zero_stage", "pipe_parallel_size")
-def _zero_with_pipeline(args: Any) -> Iterator[str]:
-    if args.zero_stage >= 2 and args.pipe_parallel_size >= 1:
-        yield (
-            f"zero_optimization.stage={args.zero_stage} cannot be combined with pipe_parallel_size="
-            f"{args.pipe_parallel_size}: the pipeline engine needs whole gradients; use stage 0 or 1, or "
-            f"pipe_parallel_size: 0"
-        )
-
-
 rule(
     "fp16",
     "bf16",

@@ -104,9 +104,9 @@ def test_the_scripts_show_compare_and_verify(tmp_path):
     content[len(content) // 2] ^= 1
     (second / "weights.pt").write_bytes(content)
     (tmp_path / "latest").write_text("global_step3")
-    damaged = run_command(["tools/ckpts/verify.py", tmp_path], tmp_path, check=False)
+    # A place that is not there keeps nothing from the others.
+    damaged = run_command(["tools/ckpts/verify.py", tmp_path / "nothing", tmp_path], tmp_path, check=False)
     assert damaged.returncode == 1
+    assert damaged.stderr.startswith("error: ") and damaged.stderr.count("\n") == 1
     assert "weights.pt is damaged (its checksum differs)" in damaged.stdout
     assert "names global_step3, which is not there" in damaged.stdout
-    none = run_command(["tools/ckpts/verify.py", tmp_path / "nothing"], tmp_path, check=False)
-    assert none.returncode == 1 and none.stderr.startswith("error: ") and none.stderr.count("\n") == 1

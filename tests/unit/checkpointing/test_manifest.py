@@ -58,7 +58,7 @@ def test_damaged_manifest_is_not_believed(tmp_path):
 
 def test_all_damaged_is_an_error(tmp_path):
     (make_checkpoint(tmp_path, 10) / "weights.pt").unlink()
-    with pytest.raises(CheckpointError, match="every checkpoint"):
+    with pytest.raises(CheckpointError, match="no checkpoint in .* can be used"):
         choose(tmp_path)
 
 
@@ -123,6 +123,38 @@ def test_a_latest_that_names_nothing_is_passed_over(tmp_path):
     for content in (b"global_step77", b"", b"\xff\xfe"):
         (tmp_path / "latest").write_bytes(content)
         assert choose(tmp_path) == "global_step10"
+
+
+def test_a_latest_that_names_a_place_elsewhere_is_passed_over(tmp_path):
+    make_checkpoint(tmp_path / "other", 20)
+    make_checkpoint(tmp_path / "own", 10)
+    for place in ("../other/global_step20", str(tmp_path / "other/global_step20"), ".", ".."):
+        (tmp_path / "own/latest").write_text(place)
+        assert choose(tmp_path / "own") == "global_step10"
+
+
+def test_a_linked_checkpoint_is_loaded_and_never_deleted(tmp_path):
+    other = make_checkpoint(tmp_path / "other", 10)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/global_step10").symlink_to(other)
+    assert choose(tmp_path / "own", 10) == "global_step10"
+    (tmp_path / "own/latest").write_text("global_step10")
+    assert choose(tmp_path / "own") == "global_step10"
+    for iteration in (20, 30):
+        make_checkpoint(tmp_path / "own", iteration)
+    delete_old_checkpoints(str(tmp_path / "own"), 1)
+    assert saved_iterations(tmp_path / "own") == [10, 30]
+
+
+def test_a_checkpoint_of_a_newer_version_is_passed_over_with_the_reason(tmp_path, capfd, monkeypatch):
+    make_checkpoint(tmp_path, 10)
+    monkeypatch.setattr(manifest, "VERSION", manifest.VERSION + 1)
+    make_checkpoint(tmp_path, 20)
+    monkeypatch.undo()
+    assert choose(tmp_path) == "global_step10"
+    assert "newer version of this program" in capfd.readouterr().err
+    with pytest.raises(CheckpointError, match="update the program"):
+        choose(tmp_path, 20)
 
 
 def test_a_run_says_which_later_checkpoints_it_does_not_go_on_from(tmp_path, capfd):

@@ -1,6 +1,7 @@
 """The conversation, held on a real (pseudo) terminal."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -138,3 +139,12 @@ def test_a_prompt_may_have_several_lines(conversation):
     terminal.type("cd###\n")
     terminal.expect("ab\r\ncdefg\r\n")
     assert terminal.process.poll() is None
+
+
+def test_input_that_is_closed_or_no_text_spoils_no_conversation(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n"), "utf-8", "surrogateescape"))
+    quiet = interactive._InterruptFlag()
+    assert [interactive._read_prompt("\n", quiet), interactive._read_prompt("\n", quiet)] == ["a\ufffd", None]
+    monkeypatch.setattr(sys, "stdin", None)
+    interactive._enable_line_editing()
+    assert interactive._read_prompt("\n", quiet) is None

@@ -5,6 +5,7 @@ import torch
 
 from megatron.common.errors import ConfigError
 from megatron.model import build_sequential
+from megatron.model.layers import block_spec
 from megatron.model.sharing import FIRST_BLOCK, owning_layers
 from megatron.planning.layers import count_layers, local_parameters, total_parameters
 from tests.common.models import inputs_and_targets, model_args, randomize
@@ -69,6 +70,18 @@ def test_layers_with_the_same_parameters_have_caches_of_their_own():
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-5, atol=1e-5)
     numbers = [model.sequential[FIRST_BLOCK + number].attention.layer_number for number in range(4)]
     assert numbers == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["global", "rwkv", "mamba", "gmlp"])
+def test_initial_values_are_those_of_the_first_place_so_that_all_pipeline_stages_start_alike(kind):
+    """Some values of RWKV follow from the number of the layer."""
+    args = shared_args("spaced", attention_config=[[[kind], "all"]], hidden_size=32, pos_emb="none")
+    blocks = []
+    for number in (1, 3):
+        torch.manual_seed(5)
+        blocks.append(block_spec(args, number).build())
+    for (name, first), (_, other) in zip(*(block.named_parameters() for block in blocks), strict=True):
+        assert torch.equal(first, other), name
 
 
 def test_a_state_dict_has_every_layer_so_that_tools_need_not_know_of_sharing():

@@ -79,6 +79,39 @@ BAD = [
     ),
     ({"pipe_parallel_size": 4, "global_num_gpus": 4}, "pipe_parallel_size=4 exceeds num_layers=2"),
     ({"pipe_parallel_size": -1}, "pipe_parallel_size=-1 must not be negative"),
+    (
+        {"pipe_partition_method": "profile"},
+        "pipe_partition_method='profile' must be parameters, uniform or type:REGEX",
+    ),
+    ({"pipe_partition_method": "type:("}, "pipe_partition_method='type:(' has no regular expression behind"),
+    ({"split": "nan,1"}, "split='nan,1' must be up to three shares"),
+    ({"split": "inf"}, "split='inf' must be up to three shares"),
+    ({"pos_emb": "rotary", "rotary_emb_base": 1}, "rotary_emb_base=1 gives all features"),
+    ({"qk_layernorm_per_head": True}, "qk_layernorm_per_head is the form of a norm that is not there"),
+    (
+        {
+            "soft_prompt_tuning": {"enabled": True, "n_tokens": 8},
+            "curriculum_learning": {
+                "schedule_type": "fixed_discrete",
+                "schedule_config": {"difficulty": [8, 32], "max_step": [5]},
+            },
+        },
+        "soft_prompt_tuning.n_tokens=8 leaves no room for text in the shortest samples of curriculum_learning, 8",
+    ),
+    *(
+        (
+            {"attention_config": [[["mamba", "gmlp"], "all"]], key: value},
+            f"{key}={value} is for attention layers, but attention_config names none",
+        )
+        for key, value in {
+            "num_kv_heads": 2,
+            "head_dim": 8,
+            "sliding_window_width": 4,
+            "use_qk_layernorm": True,
+            "attention_softmax_scale": 0.5,
+            "attention_dropout": 0.1,
+        }.items()
+    ),
     ({"attention_config": [[["flsh"], "all"]]}, "attention_config: unknown kind 'flsh'"),
     ({"gpt_j_tied": True}, "it needs gpt_j_residual: true"),
     ({"num_kv_heads": 3}, "num_kv_heads=3 must divide num_attention_heads=4"),

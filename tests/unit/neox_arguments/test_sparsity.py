@@ -34,6 +34,7 @@ WRONG = [
     ({"global_block_indices": 3}, "bslongformer", "global_block_indices must be a list of whole numbers"),
     ({"different_layout_per_head": 1}, "bigbird", "different_layout_per_head must be true or false, not 1"),
     ({"window": 8, "num_local_blocks": 2}, "local", "window and num_local_blocks both set the window"),
+    ({"window": 8, "block": 4}, "local", "window and block both set the window"),
     ({"num_local_blocks": None}, "sparse_fixed", "must be a whole number of at least 1, not None"),
     ({"num_global_blocks": 3}, "sparse_fixed", "num_global_blocks=3 must divide num_local_blocks=4"),
     ({"num_global_blocks": 0}, "sparse_fixed", "num_global_blocks=0 must divide num_local_blocks=4"),

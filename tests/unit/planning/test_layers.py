@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron.common.errors import ConfigError
 from megatron.model import build_sequential
+from megatron.model.layers import partition_method
 from megatron.neox_arguments import NeoXArgs
 from megatron.planning.layers import count_layers, stages, total_parameters
 from megatron.planning.vocabulary import vocabulary
@@ -13,6 +15,14 @@ def planned(**changes) -> NeoXArgs:
     args = NeoXArgs.from_dict(minimal(**changes))
     args.padded_vocab_size = 128
     return args
+
+
+def test_a_rule_that_fits_no_layer_is_refused_before_deepspeed_meets_it():
+    args = planned(pipe_partition_method="type:Conv")
+    with pytest.raises(
+        ConfigError, match=r"pipe_partition_method='type:Conv' fits none of the layers \(Embed"
+    ):
+        partition_method(args, [layer.name for layer in count_layers(args)])
 
 
 @pytest.mark.parametrize("untied", [False, True])

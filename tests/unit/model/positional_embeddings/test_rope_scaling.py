@@ -154,6 +154,10 @@ def test_the_older_name_of_the_kind_is_understood():
         ({"rope_type": "yarm", "factor": 2.0}, "did you mean 'yarn'"),
         ({"rope_type": "linear"}, "rope_scaling.factor is missing; rope_type linear needs it"),
         ({"rope_type": "linear", "factor": 0.5}, "factor=0.5 must be a number of at least 1"),
+        (
+            {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1},
+            "original_max_position_embeddings=1 must be a whole number above 1",
+        ),
         ({"rope_type": "linear", "factor": 2, "beta_fast": 2}, "beta_fast is not known to rope_type linear"),
         ({"rope_type": "yarn", "factor": 2, "beta_fats": 2}, "did you mean 'beta_fast'"),
         ({"rope_type": "yarn", "factor": 2, "beta_fast": 2, "beta_slow": 3}, "beta_fast=2 must be above"),
