@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Sample from a trained model: `python deepy.py generate.py CONFIG... [-i PROMPTS] [-o SAMPLES]`."""
 
-from megatron.common.errors import ConfigError, run_main
+from megatron.common.errors import run_main
 
 
 def main(input_args: list[str] | None = None, overwrite_values: dict | None = None) -> None:
@@ -10,10 +10,11 @@ def main(input_args: list[str] | None = None, overwrite_values: dict | None = No
     Args: input_args: command line, None takes sys.argv; overwrite_values: config values that win over it.
     """
     from megatron.engine.inference import setup_for_inference_or_eval
+    from megatron.generation.records import check_output
     from megatron.initialize import shut_down
 
     model, neox_args = setup_for_inference_or_eval(
-        use_cache=True, overwrite_values=overwrite_values, input_args=input_args
+        use_cache=True, overwrite_values=overwrite_values, input_args=input_args, check=check_output
     )
     generate = {
         "unconditional": generate_unconditional,
@@ -52,8 +53,6 @@ def generate_unconditional(neox_args, model) -> None:
 def generate_from_file(neox_args, model) -> None:
     from megatron.text_generation_utils import generate_samples_input_from_file
 
-    if neox_args.sample_input_file is None:
-        raise ConfigError("text_gen_type=input-file needs sample_input_file (-i), a text file of prompts")
     generate_samples_input_from_file(
         neox_args,
         model,

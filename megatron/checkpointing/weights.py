@@ -316,20 +316,7 @@ def _fill_layer(
     parallel_residual: bool,
 ) -> None:
     """filled: ids of the parameters that an earlier layer shares and has filled; these join them."""
-    same_layout = saved.tensor_size == mpu.get_model_parallel_world_size()
-    names = set(saved.layer(index, mpu.get_model_parallel_rank() if same_layout else 0))
-    missing = sorted(
-        path
-        for path, parameter in parameters.items()
-        if path not in names and id(parameter) not in filled and not hasattr(parameter, "start")
-    )
-    # The embedding of an output that shares its weights lacks the position table.
-    unknown = sorted(names - set(parameters)) if index > 0 else []
-    if missing or unknown:
-        listed = [*(f"no {name}" for name in missing), *(f"an unknown {name}" for name in unknown)]
-        raise CheckpointError(
-            f"layer {index} of the checkpoint in {saved.directory} has " + ", ".join(listed)
-        )
+    names = _names_of_layer(saved, index, parameters, filled)
     for path, parameter in parameters.items():
         if id(parameter) in filled or path not in names:
             continue
@@ -352,6 +339,25 @@ def _fill_layer(
         if path not in names and getattr(parameter, "start", None) is not None:
             # A new prompt for the model of this checkpoint.
             parameter.start()
+
+
+def _names_of_layer(saved: SavedWeights, index: int, parameters: dict, filled: set[int]) -> set[str]:
+    """What the checkpoint has of a layer. Raises: CheckpointError if that is less or more than the model asks for."""
+    same_layout = saved.tensor_size == mpu.get_model_parallel_world_size()
+    names = set(saved.layer(index, mpu.get_model_parallel_rank() if same_layout else 0))
+    missing = sorted(
+        path
+        for path, parameter in parameters.items()
+        if path not in names and id(parameter) not in filled and not hasattr(parameter, "start")
+    )
+    # The embedding of an output that shares its weights lacks the position table.
+    unknown = sorted(names - set(parameters)) if index > 0 else []
+    if missing or unknown:
+        listed = [*(f"no {name}" for name in missing), *(f"an unknown {name}" for name in unknown)]
+        raise CheckpointError(
+            f"layer {index} of the checkpoint in {saved.directory} has " + ", ".join(listed)
+        )
+    return names
 
 
 def local_part(

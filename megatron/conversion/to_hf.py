@@ -43,8 +43,8 @@ def export_hf(
     """Write a Hugging Face model: safetensors, config, generation config and tokenizer.
 
     Args:
-        checkpoint: folder of one checkpoint (global_stepN), or of several, of which `latest` names one; configs: the files it was trained with, of which those
-        beside the weights are taken if there are none.
+        checkpoint: folder of one checkpoint (global_stepN), or of several, of which `latest` names one.
+        configs: the files it was trained with, of which those beside the weights are taken if there are none.
         architecture: a family's name; precision: fp16, bf16, fp32, or auto for that of the config.
     Returns: target.
     Raises: ConfigError for what the family cannot express; CheckpointError for weights that cannot be read.

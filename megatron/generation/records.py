@@ -8,7 +8,8 @@ from pathlib import Path
 
 from megatron import mpu
 from megatron.common.console import Progress, warn
-from megatron.common.errors import DataError
+from megatron.common.errors import ConfigError, DataError
+from megatron.common.files import check_writable
 from megatron.engine.exchange import all_gather_json
 from megatron.engine.inference import InferenceModel
 from megatron.generation.decoding import Batch, Decoder, DecodingOptions
@@ -80,8 +81,12 @@ def _continue_batch(
     tokenizer = neox_args.tokenizer
     records = [Record(context=prompt) for _, prompt in numbered]
     tokens = [tokenizer.tokenize(prompt) if prompt else [tokenizer.eod] for _, prompt in numbered]
+    if options.maximum_tokens == 0:
+        for record in records:
+            record.message = "no new token is asked for: maximum_tokens is 0"
+        return records
     fitting = [row for row, prompt in enumerate(tokens) if _fits(prompt, records[row], neox_args.seq_length)]
-    if not fitting or options.maximum_tokens == 0:
+    if not fitting:
         return records
     seeds = [row_seed(neox_args.seed, numbered[row][0]) for row in fitting]
     start = time.monotonic()
@@ -135,6 +140,24 @@ def _tell_of_the_end(record: Record, prompt: int, maximum_tokens: int | None, se
         f"cut off: {prompt} tokens of the prompt and {record.length} new ones fill seq_length={seq_length}, so that "
         f"maximum_tokens={maximum_tokens} was out of reach"
     )
+
+
+def check_output(neox_args) -> None:
+    """Find out before the model is loaded whether the samples can be written.
+
+    Raises: ConfigError for the file of prompts, or a folder, as sample_output_file; NeoXError for a folder that cannot
+    be made or written into.
+    """
+    if neox_args.text_gen_type not in ("unconditional", "input-file") or neox_args.sample_output_file is None:
+        return
+    output, prompts = Path(neox_args.sample_output_file), neox_args.sample_input_file
+    if prompts is not None and output.resolve() == Path(prompts).resolve():
+        raise ConfigError(
+            f"sample_output_file={output} is sample_input_file too, and would take its place: choose another"
+        )
+    if output.is_dir():
+        raise ConfigError(f"sample_output_file={output} is a folder: name a file in it")
+    check_writable(output.parent, "sample_output_file")
 
 
 class RecordFile:

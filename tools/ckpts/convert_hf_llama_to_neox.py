@@ -11,14 +11,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron.common.errors import run_main  # noqa: E402
+from megatron.conversion.options import add_layout  # noqa: E402
 
 
 def main(input_args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Turn a Hugging Face LLaMA model into a checkpoint.")
-    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks of the files (1)")
-    parser.add_argument(
-        "--pp", type=int, default=0, help="pipeline stages of the files; 0 for no pipeline (0)"
-    )
+    add_layout(parser)
     parser.add_argument("--model", required=True, help="folder, or name on the Hugging Face hub")
     parser.add_argument(
         "--model_path", required=True, help="gets the checkpoint 0, config.yml and tokenizer/"

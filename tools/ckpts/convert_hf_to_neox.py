@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron.common.errors import run_main  # noqa: E402
+from megatron.conversion.options import add_layout, add_precision  # noqa: E402
 
 
 def main(input_args: list[str] | None = None) -> None:
@@ -18,16 +19,8 @@ def main(input_args: list[str] | None = None) -> None:
         "--input_dir", required=True, help="folder with config.json and safetensors or bin files"
     )
     parser.add_argument("--output_dir", required=True, help="gets the checkpoint, config.yml and tokenizer/")
-    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks of the files (1)")
-    parser.add_argument(
-        "--pp", type=int, default=0, help="pipeline stages of the files; 0 for no pipeline (0)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp16", "bf16", "fp32"),
-        default="auto",
-        help="auto: that of the model",
-    )
+    add_layout(parser)
+    add_precision(parser, "auto", "model")
     args = parser.parse_args(input_args)
     from megatron.conversion.from_hf import import_hf
 

@@ -11,25 +11,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron.common.errors import run_main  # noqa: E402
+from megatron.conversion.options import add_checkpoint, add_precision  # noqa: E402
 
 
 def main(input_args: list[str] | None = None, overwrite_values: dict | None = None) -> None:
     """Args: overwrite_values: config keys that win over the file's."""
     parser = argparse.ArgumentParser(description="Turn a checkpoint into a Hugging Face model.")
-    parser.add_argument("--input_dir", required=True, help="folder of one checkpoint (global_stepN)")
-    parser.add_argument(
-        "--config_file",
-        nargs="*",
-        default=[],
-        help="config it was trained with; by itself the one kept with it",
-    )
+    add_checkpoint(parser)
     parser.add_argument("--output_dir", required=True, help="gets the model")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp16", "bf16", "fp32"),
-        default="auto",
-        help="auto: that of the config",
-    )
+    add_precision(parser, "auto", "config")
     parser.add_argument("--no_save_tokenizer", action="store_true", help="leave the tokenizer out")
     parser.add_argument(
         "--vocab-is-hf-tokenizer",

@@ -11,26 +11,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron.common.errors import run_main  # noqa: E402
+from megatron.conversion.options import add_checkpoint, add_precision  # noqa: E402
 
 
 def main(input_args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Turn a checkpoint of Mamba layers into a model of mamba_ssm."
     )
-    parser.add_argument("--input_dir", required=True, help="folder of one checkpoint (global_stepN)")
-    parser.add_argument(
-        "--config_file",
-        nargs="*",
-        default=[],
-        help="config it was trained with; by itself the one kept with it",
-    )
+    add_checkpoint(parser)
     parser.add_argument("--output_dir", required=True, help="gets pytorch_model.bin and config.json")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp16", "bf16", "fp32"),
-        default="fp32",
-        help="auto: that of the config (fp32)",
-    )
+    add_precision(parser, "fp32", "config")
     parser.add_argument(
         "--no_save_tokenizer", action="store_true", help="without effect: the package knows no tokenizers"
     )

@@ -36,7 +36,7 @@ def _uploading(args: Any) -> Iterator[str]:
 @rule("text_gen_type", "sample_input_file")
 def _prompts(args: Any) -> Iterator[str]:
     if args.text_gen_type == "input-file" and not args.sample_input_file:
-        yield "text_gen_type: input-file needs sample_input_file"
+        yield "text_gen_type: input-file needs sample_input_file (-i), a text file of prompts"
 
 
 @rule(

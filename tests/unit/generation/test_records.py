@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from megatron.common.errors import DataError
+from megatron.common.errors import DataError, NeoXError
 from megatron.generation.prompts import TextStream, read_prompts
+from megatron.generation.records import check_output
 from megatron.text_generation_utils import (
     generate_samples_from_prompt,
     generate_samples_input_from_file,
@@ -140,6 +141,32 @@ def test_an_output_file_that_cannot_be_written_is_an_error_before_any_work(tmp_p
             toy_args(), model, 1, output_file=str(tmp_path / "file" / "samples.txt")
         )
     assert model.calls == []
+
+
+@pytest.mark.parametrize(
+    "output, told",
+    [
+        ("prompts.txt", "is sample_input_file too"),
+        (".", "is a folder"),
+        ("prompts.txt/samples.jsonl", "cannot make the folder"),
+    ],
+)
+def test_a_bad_place_for_samples_is_found_before_the_model_is_loaded(tmp_path, monkeypatch, output, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("a prompt\n")
+    args = toy_args(
+        text_gen_type="input-file", sample_input_file=str(tmp_path / "prompts.txt"), sample_output_file=output
+    )
+    with pytest.raises(NeoXError, match=f"sample_output_file.*{told}"):
+        check_output(args)
+    args.sample_output_file = "new/samples.jsonl"
+    check_output(args)
+    assert (tmp_path / "prompts.txt").read_text() == "a prompt\n"
+
+
+def test_without_new_tokens_the_record_says_why_it_has_no_text():
+    (record,) = generate_samples_from_prompt(toy_args(), SuccessorModel(), "ab", maximum_tokens=0)
+    assert (record["text"], record["message"]) == (None, "no new token is asked for: maximum_tokens is 0")
 
 
 def test_a_stop_sequence_is_found_at_a_position_of_a_row():
