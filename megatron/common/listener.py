@@ -13,7 +13,7 @@ from megatron.common.messages import Channel, MessageError
 
 CONNECTIONS = 8
 CLOSING_SECONDS = 5.0
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.2  # after a connection that could not be accepted
 
 
 class Listener:
@@ -33,47 +33,49 @@ class Listener:
         self.address, self.port = self._socket.getsockname()[:2]
         self._open: dict[Channel, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._closed = False
-        threading.Thread(target=self._accept, name=name, daemon=True).start()
+        self._is_closing = False
+        self._acceptor = threading.Thread(target=self._accept, name=name, daemon=True)
+        self._acceptor.start()
         # A thread that Python's end takes by surprise may bring the whole process down.
         atexit.register(self.close)
 
     def close(self) -> None:
         """Stop listening, end all connections, and wait a little for their threads."""
         atexit.unregister(self.close)
-        self._closed = True
-        # Of a socket that a forked process holds too, closing alone is no end.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
         with self._lock:
-            threads = dict(self._open)
-        for channel in threads:
-            channel.close()
+            self._is_closing = True
+            threads = [self._acceptor, *self._open.values()]
+            for channel in self._open:
+                channel.end()
+        try:
+            # Of a socket that a forked process holds too, closing alone is no end. This wakes our own thread as well.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self._socket.close()  # macOS knows no shutdown of what only listens
         deadline = time.monotonic() + CLOSING_SECONDS
-        for thread in threads.values():
+        for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
+        self._socket.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._is_closing:
             try:
                 connection, peer = self._socket.accept()
-            except OSError as error:
-                if self._closed:
-                    return
-                # Such as too many open files: others may be closed again.
-                warn_of_rank(f"{self._name}: a connection cannot be taken ({error.strerror})")
-                time.sleep(PAUSE_SECONDS)
+            except OSError:
+                # We are closing, the client has gone, or this process has no descriptor left for the moment.
+                time.sleep(0.0 if self._is_closing else PAUSE_SECONDS)
                 continue
             channel = Channel(connection)
             thread = threading.Thread(target=self._attend, args=(channel, peer[0]), daemon=True)
             with self._lock:
-                if room := len(self._open) < CONNECTIONS:
+                if room := len(self._open) < CONNECTIONS and not self._is_closing:
                     self._open[channel] = thread
                     thread.start()
             if not room:
-                refuse(channel, f"all {CONNECTIONS} connections are in use")
+                refuse(
+                    channel, "closing" if self._is_closing else f"all {CONNECTIONS} connections are in use"
+                )
 
     def _attend(self, channel: Channel, peer: str) -> None:
         try:

@@ -1,6 +1,5 @@
 """Weights are served whole, of the iteration that was asked for, and faulty clients harm nobody."""
 
-import errno
 import json
 import os
 import socket
@@ -9,7 +8,6 @@ import threading
 import pytest
 import torch
 
-from megatron.common import listener
 from megatron.common.errors import ConfigError, LaunchError
 from megatron.model.weight_server import start_server
 from megatron.serving.client import ServingError, WeightClient, addresses, fetch_model
@@ -194,21 +192,6 @@ def test_with_a_token_only_who_has_it_is_served(training, capfd, monkeypatch):
         assert fetch_model([("127.0.0.1", server.port)])[0] == 0
     told = capfd.readouterr().err
     assert told.count("a wrong token from 127.0.0.1") == told.count("\n") == 4
-
-
-def test_a_connection_that_cannot_be_taken_is_not_the_end_of_the_server(training, monkeypatch, capfd):
-    accept, faults = socket.socket.accept, iter([OSError(errno.EMFILE, "Too many open files")])
-
-    def failing_once(listener):
-        for fault in faults:
-            raise fault
-        return accept(listener)
-
-    monkeypatch.setattr(socket.socket, "accept", failing_once)
-    monkeypatch.setattr(listener, "PAUSE_SECONDS", 0.0)
-    with WeightServer(training.keeper, place_of_rank(), 0) as server:
-        WeightClient(port=server.port).close()
-    assert "weight server: a connection cannot be taken (Too many open files)\n" in capfd.readouterr().err
 
 
 def test_a_port_in_use_is_one_line(server, training):
