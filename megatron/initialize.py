@@ -135,7 +135,9 @@ def _settle_deepspeed(deepspeed) -> None:
     """
     # Not `from deepspeed.comm import torch`, which is the torch package itself.
     torch_backend = importlib.import_module("deepspeed.comm.torch")
-    if not device.has_accelerator():
+    if device.has_accelerator():
+        _number_devices(deepspeed.accelerator.get_accelerator())
+    else:
         torch_backend.build_shm_op = lambda: None
         # DeepSpeed asks whether the CPU has fp16 instructions; torch computes fp16 without them too, only slower.
         deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
@@ -145,6 +147,8 @@ def _settle_deepspeed(deepspeed) -> None:
     )
     # DeepSpeed still calls collectives by the names that torch is about to rename.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # It ties no device to a job of one process, and torch then tells at a barrier that it takes the current one.
+    warnings.filterwarnings("ignore", r"barrier\(\): using the device")
     level = os.environ.get("LOGLEVEL", "WARNING").upper()
     try:
         deepspeed.utils.logger.setLevel(level)
@@ -152,6 +156,17 @@ def _settle_deepspeed(deepspeed) -> None:
         raise LaunchError(
             f"the environment variable LOGLEVEL={level!r} must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"
         ) from None
+
+
+def _number_devices(accelerator) -> None:
+    """Give DeepSpeed this rank's device, which it would number by LOCAL_RANK also where a process sees its own only
+    (jsrun, srun --gpus-per-task)."""
+    own = device.current_device().index
+    if own == int(os.environ.get("LOCAL_RANK") or 0):
+        return
+    for name in ("device", "device_name", "set_device"):
+        by_number = getattr(accelerator, name)
+        setattr(accelerator, name, lambda number=None, by_number=by_number: by_number(number and own))
 
 
 def set_random_seed(seed: int) -> None:

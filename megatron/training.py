@@ -41,7 +41,7 @@ from megatron.engine.setup import (
     restore_full_precision_masters,
 )
 from megatron.engine.stages import time_instructions
-from megatron.engine.stop import StopSignal
+from megatron.engine.stop import StopSignal, uninterrupted
 from megatron.engine.train_state import TrainState
 from megatron.evaluation.harness import check_tasks
 from megatron.evaluation.run import remind_of_validation
@@ -153,7 +153,8 @@ def prepare_data(neox_args, timers) -> DataLoaders:
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
     """Save first, so that nothing after it can lose work; then validate and test if training came to its end."""
     if neox_args.save and state.do_train:
-        saves.save_last(neox_args, timers, engine, state, metrics)
+        with uninterrupted():
+            saves.save_last(neox_args, timers, engine, state, metrics)
     if state.iteration >= neox_args.train_iters:
         for name, data, wanted in (
             ("validation", valid_data, state.do_valid),

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 def accelerator_count() -> int:
     """Number of local accelerators this process may use; 0 on a CPU machine."""
-    if os.environ.get("DS_ACCELERATOR") == "cpu" or not (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")):
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return 0
+    # Asked many times a step, of a process that works on one. A fork of it cannot, and looks anew.
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        return sys.modules["torch"].cuda.device_count()
+    if not (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")):
         return 0
     if "torch" not in sys.modules and (count := _count_by_driver()) is not None:
         return count
@@ -118,6 +123,15 @@ def backend(requested: str = "nccl") -> str:
                 f"distributed_backend={requested!r} is not among those that this torch has: {', '.join(known)}"
             )
     return found
+
+
+def compute_capability() -> tuple[int, int]:
+    """What NVIDIA calls the generation of this rank's device: (8, 0) for an A100, (9, 0) for an H100; (0, 0) on CPU."""
+    if not has_accelerator():
+        return 0, 0
+    import torch
+
+    return torch.cuda.get_device_capability()
 
 
 def synchronize() -> None:

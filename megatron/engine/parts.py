@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from megatron import mpu
+from megatron.common import device
 
 
 def before_step(engine, action: Callable[[], None]) -> None:
@@ -44,7 +45,7 @@ def counts(parameter: torch.nn.Parameter) -> bool:
 
 
 class EngineParts:
-    """Parts of this rank, flat, on the parameter's device.
+    """Parts of this rank, flat, on its device, also where they are kept in host memory.
 
     Args: engine: DeepSpeed's, with an optimizer.
     """
@@ -77,7 +78,7 @@ class EngineParts:
                 # DeepSpeed's bf16 optimizer keeps the whole gradient on every rank.
                 part = part.narrow(0, address.start, address.numel)
         scale = float(getattr(self._engine.optimizer, "loss_scale", 1.0))
-        part = part.detach().float().flatten()
+        part = _here(part)
         return part if scale == 1.0 else part / scale
 
     def value(self, parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -85,15 +86,11 @@ class EngineParts:
         from deepspeed.utils.tensor_fragment import safe_get_local_fp32_param
 
         if hasattr(parameter, "ds_id"):
-            return _without_padding(parameter, safe_get_local_fp32_param(parameter))
+            return _here(_without_padding(parameter, safe_get_local_fp32_param(parameter)))
         if not hasattr(parameter, "_hp_mapping"):
-            return parameter.detach().float().flatten()
+            return _here(parameter)
         mapping = parameter._hp_mapping
-        return (
-            parameter.new_empty(0).float()
-            if mapping is None
-            else mapping.get_hp_fragment().detach().flatten()
-        )
+        return _here(parameter.new_empty(0) if mapping is None else mapping.get_hp_fragment())
 
     def state_kinds(self) -> list[str]:
         """Names of the optimizer's states that have a number for each value of what they belong to; none before the
@@ -119,15 +116,14 @@ class EngineParts:
         from deepspeed.utils.tensor_fragment import safe_get_local_optimizer_state
 
         if hasattr(parameter, "ds_id"):
-            return _without_padding(parameter, safe_get_local_optimizer_state(parameter, kind))
-        nothing = parameter.new_empty(0).float()
+            return _here(_without_padding(parameter, safe_get_local_optimizer_state(parameter, kind)))
+        nothing = parameter.new_empty(0)
         if not hasattr(parameter, "_hp_mapping"):
             inner = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
-            return inner.state.get(parameter, {}).get(kind, nothing).float().flatten()
+            return _here(inner.state.get(parameter, {}).get(kind, nothing))
         mapping = parameter._hp_mapping
-        if mapping is None or kind not in mapping.get_optim_state_keys():
-            return nothing
-        return mapping.get_hp_fragment(kind).detach().float().flatten()
+        known = mapping is not None and kind in mapping.get_optim_state_keys()
+        return _here(mapping.get_hp_fragment(kind) if known else nothing)
 
     def logical_sums(self, values: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> torch.Tensor:
         """Sums over the replicas' parts and the tensor-parallel slices, the same on all ranks of the stage.
@@ -143,6 +139,12 @@ class EngineParts:
         if mpu.get_tensor_model_parallel_world_size() > 1:
             torch.distributed.all_reduce(rows, group=mpu.get_tensor_model_parallel_group())
         return rows
+
+
+def _here(part: torch.Tensor) -> torch.Tensor:
+    """Flat, fp32, on this rank's device, where the ranks can add up what is computed of it; ZeRO may keep masters,
+    states and gradients in host memory."""
+    return part.detach().to(device.current_device(), torch.float32).flatten()
 
 
 def _without_padding(parameter: torch.nn.Parameter, part: torch.Tensor) -> torch.Tensor:

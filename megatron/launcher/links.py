@@ -31,13 +31,14 @@ def measure() -> None:
     store = _meet(args.rank, args.world_size)
     import torch.distributed as dist
 
-    set_device()
+    device = set_device()
     dist.init_process_group(
         backend(args.distributed_backend),
         store=store,
         rank=args.rank,
         world_size=args.world_size,
         timeout=timedelta(seconds=MEETING_SECONDS),
+        device_id=device if device.type == "cuda" else None,
     )
     hosts = json.loads(store.get("hosts"))
     whole = _all_reduce(args.world_size)

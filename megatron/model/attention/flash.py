@@ -7,7 +7,8 @@ import importlib.util
 
 import torch
 
-from megatron.common.device import has_accelerator
+from megatron.common.device import compute_capability
+from megatron.common.optional import require
 from megatron.model.attention.backend import Demands
 from megatron.model.attention.pattern import Pattern, document_starts
 from megatron.registry import register
@@ -20,8 +21,7 @@ class FlashAttention:
     preference = 0
 
     def __init__(self, pattern: Pattern):
-        import flash_attn
-
+        flash_attn = require("flash_attn", "flashattention", "this GPU's attention")
         self.pattern = pattern
         self.attend = flash_attn.flash_attn_func
         self.attend_within = flash_attn.flash_attn_varlen_func
@@ -30,7 +30,9 @@ class FlashAttention:
     def serves(pattern: Pattern, demands: Demands) -> bool:
         fits = demands.dtype in (torch.float16, torch.bfloat16) and demands.head_size <= 256
         able = pattern.layout is None and pattern.bias is None and demands.head_size % 8 == 0
-        return fits and able and has_accelerator() and importlib.util.find_spec("flash_attn") is not None
+        # Its kernels begin with the Ampere generation.
+        there = compute_capability() >= (8, 0) and importlib.util.find_spec("flash_attn") is not None
+        return fits and able and there
 
     def __call__(self, query, key, value, *, scale, dropout, positions=None):
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from megatron.common.device import has_accelerator
+from megatron.common.device import compute_capability, has_accelerator
 from megatron.model.attention.backend import Demands
 from megatron.model.attention.blockwise import BlockwiseAttention
 from megatron.model.attention.one_query import attend_in_fp32, wants_fp32
@@ -33,8 +33,8 @@ class ScaledDotProductAttention:
         if wants_fp32(query, dropout):
             return attend_in_fp32(query, key, value, scale)
         group = query.shape[1] // key.shape[1]
-        if group > 1 and query.is_cuda and query.dtype == torch.float32:
-            # The only fused kernels for it want as many key heads as query heads.
+        if group > 1 and query.is_cuda and (query.dtype == torch.float32 or compute_capability() < (8, 0)):
+            # The only fused kernels for fp32, and on GPUs before Ampere, want as many key heads as query heads.
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
             group = 1
         return F.scaled_dot_product_attention(

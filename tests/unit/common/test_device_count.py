@@ -4,6 +4,7 @@ import socket
 import sys
 
 import pytest
+import torch
 
 from megatron.common import device
 from megatron.common.errors import LaunchError
@@ -59,8 +60,6 @@ def test_the_cpu_may_be_asked_for(machine):
 
 
 def test_the_kind_of_build_is_read_without_importing_torch():
-    import torch
-
     assert device._torch_is_built_for_cuda() == (torch.version.cuda is not None)
 
 
@@ -77,3 +76,11 @@ def test_more_processes_than_devices_are_refused_with_the_host(monkeypatch):
     # jsrun and others show each process its own device only.
     monkeypatch.setattr(device, "accelerator_count", lambda: 1)
     device.check_own_device()
+
+
+def test_a_process_that_works_on_devices_does_not_look_for_them_again(machine):
+    machine.setitem(sys.modules, "torch", torch)
+    machine.setattr(torch.cuda, "is_initialized", lambda: True)
+    machine.setattr(torch.cuda, "device_count", lambda: 3)
+    machine.delattr(device, "glob")
+    assert device.accelerator_count() == 3

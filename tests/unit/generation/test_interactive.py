@@ -1,5 +1,6 @@
 """The conversation, held on a real (pseudo) terminal."""
 
+import contextlib
 import io
 import os
 import signal
@@ -85,8 +86,28 @@ def test_ctrl_c_counts_also_while_the_ranks_agree_on_the_one_before(monkeypatch)
         return asked
 
     monkeypatch.setattr(interactive, "broadcast_json", agree)
-    with interactive._InterruptFlag() as interrupt, interrupt.sampling():
+    with interactive._InterruptFlag() as interrupt:
         assert [interrupt.shared(), interrupt.shared()] == [False, True]
+
+
+def test_ctrl_c_is_raised_only_while_somebody_types_and_counts_for_the_next_sample_otherwise(monkeypatch):
+    def typed(label):
+        if not lines:
+            for _ in range(2):  # the other one while the first is dealt with
+                with contextlib.suppress(KeyboardInterrupt):
+                    os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
+        return lines.pop()
+
+    lines: list[str] = []
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(interactive, "write", lambda text: lines.append("the prompt"))
+    with interactive._InterruptFlag() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)  # after a sample that has just ended: it means nothing any more
+        assert interactive._read_prompt("\n", interrupt) == "the prompt"
+        assert not interrupt.shared()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.shared()
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line(conversation):
@@ -122,7 +143,8 @@ def test_a_prompt_may_have_several_lines(conversation):
 
 def test_input_that_is_closed_or_no_text_spoils_no_conversation(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n"), "utf-8", "surrogateescape"))
-    assert [interactive._read_prompt("\n"), interactive._read_prompt("\n")] == ["a\ufffd", None]
+    quiet = interactive._InterruptFlag()
+    assert [interactive._read_prompt("\n", quiet), interactive._read_prompt("\n", quiet)] == ["a\ufffd", None]
     monkeypatch.setattr(sys, "stdin", None)
     interactive._enable_line_editing()
-    assert interactive._read_prompt("\n") is None
+    assert interactive._read_prompt("\n", quiet) is None

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from megatron import mpu
-from megatron.mpu import mappings
+from megatron.mpu import collectives, mappings
 from tests.common.distributed import run_distributed
 
 NAMES = (
@@ -22,8 +22,11 @@ def test_in_a_group_of_one_every_mapping_is_the_identity(name):
     assert getattr(mpu, name)(tensor) is tensor
 
 
-def apply_all(dtype, fp32_allreduce):
-    """{name: (output, gradient of the input)} with input and output gradient that differ between ranks."""
+def apply_all(dtype, fp32_allreduce, as_nccl):
+    """{name: (output, gradient of the input)} with input and output gradient that differ between ranks; as_nccl: by the
+    collectives that NCCL is asked for, which gloo has as well by now."""
+    if as_nccl:
+        collectives.dist.get_backend = lambda group=None: "nccl"
     mpu.initialize_model_parallel(2, fp32_allreduce=fp32_allreduce)
     rank = mpu.get_model_parallel_rank()
     results = {}
@@ -74,9 +77,12 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("dtype, fp32_allreduce", [(torch.float32, False), (torch.bfloat16, True)])
-def test_forward_and_backward_of_every_mapping(dtype, fp32_allreduce):
-    ranks = run_distributed(apply_all, 2, dtype, fp32_allreduce)
+@pytest.mark.parametrize(
+    "dtype, fp32_allreduce, as_nccl",
+    [(torch.float32, False, False), (torch.bfloat16, True, False), (torch.bfloat16, True, True)],
+)
+def test_forward_and_backward_of_every_mapping(dtype, fp32_allreduce, as_nccl):
+    ranks = run_distributed(apply_all, 2, dtype, fp32_allreduce, as_nccl)
     for name, (forward, backward) in EXPECTED.items():
         inputs = [torch.arange(32.0).view(4, 2, 4).to(dtype) + 100 * rank for rank in range(2)]
         outputs = forward([part.float() for part in inputs])

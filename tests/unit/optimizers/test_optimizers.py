@@ -4,10 +4,12 @@ import importlib.util
 import math
 import sys
 
+import deepspeed.ops.adam
 import pytest
 import torch
 
 from megatron import registry
+from megatron.common import device
 from megatron.common.errors import ConfigError, MissingPackageError
 from megatron.neox_arguments import NeoXArgs
 from megatron.neox_arguments.features import check_features
@@ -220,6 +222,17 @@ def test_adam_decays_apart_from_the_gradient_unless_told_otherwise(decoupled):
     run(reference, other)
     for parameter, value in zip(own, other, strict=True):
         torch.testing.assert_close(parameter, value, rtol=1e-6, atol=1e-7)
+
+
+def test_torchs_adamw_takes_over_where_deepspeeds_cannot_be_compiled(monkeypatch, capsys):
+    def fused_adam(*arguments, **settings):
+        raise RuntimeError("Error building extension 'fused_adam'\nand a page of compiler output")
+
+    monkeypatch.setattr(deepspeed.ops.adam, "FusedAdam", fused_adam)
+    monkeypatch.setattr(device, "has_accelerator", lambda: True)
+    assert type(build("adam", start())) is torch.optim.AdamW
+    reason = "DeepSpeed's cannot be compiled here (Error building extension 'fused_adam')"
+    assert capsys.readouterr().out == f"using torch's fused AdamW: {reason}\n"
 
 
 def test_one_bit_adam_is_adamw_until_it_freezes():

@@ -65,7 +65,7 @@ def package(monkeypatch):
     module.flash_attn_func, module.flash_attn_varlen_func = stand_in_func, stand_in_varlen_func
     module.__spec__ = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "flash_attn", module)
-    monkeypatch.setattr(flash, "has_accelerator", lambda: True)
+    monkeypatch.setattr(flash, "compute_capability", lambda: (8, 0))
 
 
 @pytest.mark.parametrize("name", ABLE)
@@ -105,11 +105,12 @@ def test_flash_attn_is_used_for_16_bit_runs_whose_pattern_it_knows():
     assert not chosen(Pattern(layout=random_layout(1)), half)
 
 
-def test_flash_attn_is_not_used_without_a_gpu_or_without_the_package(monkeypatch):
+@pytest.mark.parametrize("capability", [(0, 0), (7, 5)], ids=["no GPU", "a GPU before Ampere"])
+def test_flash_attn_is_not_used_without_a_fit_gpu_or_without_the_package(capability, monkeypatch):
     half = Demands(64, torch.bfloat16)
     assert FlashAttention.serves(Pattern(), half)
     with monkeypatch.context() as patched:
-        patched.setattr(flash, "has_accelerator", lambda: False)
+        patched.setattr(flash, "compute_capability", lambda: capability)
         assert not FlashAttention.serves(Pattern(), half)
     monkeypatch.setattr(flash.importlib.util, "find_spec", lambda name: None)
     assert not FlashAttention.serves(Pattern(), half)
