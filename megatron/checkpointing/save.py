@@ -26,7 +26,6 @@ from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_
 from megatron.checkpointing.rng import collect_rng_state, rng_file
 from megatron.checkpointing.writing import ATTEMPTS, retried
 from megatron.common.console import human_bytes, info, warn
-from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
 
 
@@ -172,22 +171,6 @@ def _collect(neox_args, iteration: int, model, deferred: bool) -> str | None:
     if neox_args.checkpoint_validation_with_forward_pass:
         save_logits(neox_args, model, partial)
     return _first_failure(storage.failure)
-
-
-def check_save_directory(directory: str) -> None:
-    """Find out before training whether checkpoints can be written.
-
-    Raises: CheckpointError if not.
-    """
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        probe = Path(directory, f".probe_{os.getpid()}")
-        probe.write_text("", encoding="ascii")
-        probe.unlink()
-    except OSError as problem:
-        raise CheckpointError(
-            f"save: cannot write into {directory} ({problem.strerror}); choose another folder or mend its permissions"
-        ) from problem
 
 
 def warn_of_later_checkpoints(neox_args, iteration: int) -> None:
