@@ -9,6 +9,7 @@ from typing import Any
 from megatron.common.console import warn
 from megatron.common.errors import CheckpointError, ConfigError
 from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
+from megatron.neox_arguments.attention_types import expand_attention_types
 from megatron.neox_arguments.mlp_sizes import mlp_sizes
 
 CONFIG = "neox_args.json"
@@ -148,13 +149,16 @@ def _differing(neox_args, saved: dict, keys: tuple[str, ...]) -> list[str]:
     return [
         f"{key} is {saved[key]} in the checkpoint and {getattr(neox_args, key)} in the config"
         for key in keys
-        if key in saved and _comparable(key, saved[key]) != _comparable(key, getattr(neox_args, key))
+        if key in saved
+        and _comparable(key, saved[key], neox_args) != _comparable(key, getattr(neox_args, key), neox_args)
     ]
 
 
-def _comparable(key: str, value: Any) -> Any:
+def _comparable(key: str, value: Any, neox_args) -> Any:
     if key == "attention_config":
-        return ["global" if kind == "flash" else kind for kind in value or []]  # two names of one kind
+        # With a converted model it is kept as its config has it.
+        kinds = expand_attention_types(value, neox_args.num_layers) if value else []
+        return ["global" if kind == "flash" else kind for kind in kinds]  # two names of one kind
     return value
 
 
