@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -87,3 +88,11 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     """Replace a text file atomically (UTF-8)."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def allow_open_files(count: int) -> None:
+    """Raise the soft limit of open files towards `count`, as far as the system's administrator lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -98,6 +98,8 @@ def refuse(channel: Channel, why: str) -> None:
 
 
 def _listening(address: str, port: int, key: str) -> socket.socket:
+    if not 0 <= port < 1 << 16:
+        raise LaunchError(f"{key}: {port} is no port; choose one between 1 and 65535")
     family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,6 @@
 """Import: a model of another program becomes a checkpoint that this one trains, in any layout."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,9 +111,8 @@ def import_model(
     try:
         _fill(tree, used, source, family, config["vocab_size"])
         run = {**values, **_run_keys(dtype), "load": str(target), **_TRAINING}
-        header = _HEADER.format(
-            name=family.architecture, source=tokenizer_folder, config=target / CONFIG_FILE
-        )
+        file = shlex.quote(str(target / CONFIG_FILE))
+        header = _HEADER.format(name=family.architecture, source=tokenizer_folder, config=file)
         tree.seal(
             run,
             header,
