@@ -16,6 +16,7 @@ from megatron.checkpointing.names import (
     get_checkpoint_tag,
     partial_tag,
     rank_optimizer_file,
+    replaced_tag,
     saved_iterations,
 )
 from megatron.checkpointing.parameter_table import parameter_table
@@ -217,7 +218,7 @@ def _seal(neox_args, iteration: int, model) -> str | None:
 
 def _publish(root: Path, partial: Path, tag: str) -> None:
     """Put a complete folder in place; may be repeated after a failure anywhere in it."""
-    final, replaced = root / tag, root / f".{tag}.replaced"
+    final, replaced = root / tag, root / replaced_tag(tag)
     if partial.exists():
         if final.exists():
             remove(replaced)
