@@ -8,12 +8,13 @@ import torch
 
 from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
-from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
+from megatron.checkpointing.save import warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
 from megatron.common.activity import beat
 from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
 from megatron.common.errors import COME_AGAIN, DataError
+from megatron.common.files import check_writable
 from megatron.common.timers import Timers
 from megatron.data.data_utils import (
     DataLoaders,
@@ -135,7 +136,7 @@ def check_before_start(neox_args) -> None:
     if neox_args.eval_tasks and neox_args.rank == 0:
         check_tasks(neox_args)
     if neox_args.save:
-        check_save_directory(neox_args.save)
+        check_writable(neox_args.save, "save")
         if neox_args.s3_path:
             RemoteTree.of_run(neox_args).check()
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest
+from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest, retention
 from megatron.checkpointing.choose import _first_undamaged, _offered
 from megatron.checkpointing.names import get_checkpoint_tag, saved_iterations
 from megatron.checkpointing.retention import delete_abandoned_saves
@@ -177,6 +177,29 @@ def test_retention_deletes_only_complete_checkpoints_of_this_program(tmp_path):
     delete_old_checkpoints(str(tmp_path) + "/", 2)
     assert saved_iterations(tmp_path) == [5, 30, 40]
     assert (tmp_path / "global_step10_backup").is_dir()
+
+
+def test_a_deletion_that_was_interrupted_leaves_nothing_that_looks_like_a_checkpoint(tmp_path, monkeypatch):
+    for iteration in (10, 20):
+        make_checkpoint(tmp_path, iteration)
+    monkeypatch.setattr(retention, "remove", lambda path: None)
+    delete_old_checkpoints(str(tmp_path), 1)
+    monkeypatch.undo()
+    assert saved_iterations(tmp_path) == [20]
+    delete_abandoned_saves(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step20", "latest"]
+
+
+def test_a_checkpoint_that_cannot_be_deleted_ends_no_training(tmp_path, monkeypatch, capfd):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied")
+
+    for iteration in (10, 20):
+        make_checkpoint(tmp_path, iteration)
+    monkeypatch.setattr(retention.os, "rename", refuse)
+    delete_old_checkpoints(str(tmp_path), 1)
+    assert saved_iterations(tmp_path) == [10, 20]
+    assert "global_step10 could not be deleted (Permission denied)" in capfd.readouterr().err
 
 
 def test_retention_never_deletes_what_latest_names_nor_later_ones_of_another_run(tmp_path):
