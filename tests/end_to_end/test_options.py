@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.runs import REPOSITORY, environment, prepare_corpus, run_command, write_config
+from tests.common.paths import ROOT
+from tests.common.runs import environment, prepare_corpus, run_command, write_config
 
 ITERATION = re.compile(r"iteration +(\d+)/ +(\d+)")
 LOSS = re.compile(r"lm_loss: (\S+)")
@@ -70,7 +71,7 @@ def test_torchrun_starts_the_run_that_deepy_starts(place, straight, layout):
     port = str(random.randint(20000, 30000))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
-        [*launcher, str(REPOSITORY / "train.py"), name],
+        [*launcher, str(ROOT / "train.py"), name],
         cwd=directory, env=environment(), capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

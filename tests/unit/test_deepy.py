@@ -6,13 +6,12 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.common.paths import ROOT
 from tests.unit.neox_arguments.basic import minimal
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 import json, os, sys
 from megatron.neox_arguments import NeoXArgs

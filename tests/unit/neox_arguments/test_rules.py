@@ -88,6 +88,10 @@ BAD = [
     ({"split": "nan,1"}, "split='nan,1' must be up to three shares"),
     ({"split": "inf"}, "split='inf' must be up to three shares"),
     ({"pos_emb": "rotary", "rotary_emb_base": 1}, "rotary_emb_base=1 gives all features"),
+    (
+        {"pos_emb": "rpe", "checkpoint_activations": True, "zero_optimization": {"stage": 2}},
+        "pos_emb: rpe with checkpoint_activations needs zero_optimization.stage 0 or 1, not 2",
+    ),
     ({"qk_layernorm_per_head": True}, "qk_layernorm_per_head is the form of a norm that is not there"),
     (
         {
