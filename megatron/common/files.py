@@ -10,6 +10,9 @@ from pathlib import Path
 
 from megatron.common.errors import NeoXError
 
+# In the messages of torch.save, which does not say what the system has said.
+_OF_TORCHS_WRITER = ("iostream", "inline_container", "PytorchStreamWriter")
+
 
 def fsync_directory(path: str | Path) -> None:
     """Make renames inside the directory durable."""
@@ -54,6 +57,28 @@ def check_writable(folder: str | Path, asked_by: str) -> None:
         raise NeoXError(
             f"{asked_by}: cannot write into the folder {folder} ({error.strerror}); choose another place"
         ) from None
+
+
+@contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """While `place`, or what lies in it, is written: faults of the file system become one line that names it.
+
+    Raises: NeoXError.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):
+            if error.strerror is None:
+                raise
+            place, reason = error.filename or place, error.strerror
+        elif not any(word in reason for word in _OF_TORCHS_WRITER):
+            raise
+        reason = reason.splitlines()[0]
+        raise NeoXError(
+            f"{place} cannot be written ({reason}); free some space, or choose another place"
+        ) from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing.manifest import is_foreign, read_manifest
-from megatron.checkpointing.model_files import model_rank_files
+from megatron.checkpointing.model_files import first_state, model_rank_files
 from megatron.checkpointing.names import (
     WEIGHT_FILES,
     get_checkpoint_tag,
@@ -14,6 +14,7 @@ from megatron.checkpointing.names import (
     read_latest,
     saved_iterations,
 )
+from megatron.checkpointing.parameter_table import PARAMETERS
 from megatron.checkpointing.saved_config import read_saved_config
 from megatron.checkpointing.target_tree import DTYPES, Layout
 from megatron.checkpointing.weights import SavedWeights
@@ -72,10 +73,10 @@ def layout_of(directory: Path) -> Layout:
 
 
 def described_by(directory: Path, configs: list[str]) -> tuple[dict[str, ParameterSpec] | None, bool]:
-    """(specs of the parameters, whether the residuals are parallel), from configs, or those that GPT-NeoX keeps beside
-    the weights; no specs for a checkpoint that describes itself."""
+    """(specs of the parameters, whether the residuals are parallel), from configs, or those that GPT-NeoX or a
+    conversion keeps beside the weights; no specs for a checkpoint that describes itself."""
     files = configs or sorted(directory.glob("configs/*"))
-    if not files or not (configs or is_foreign(directory)):
+    if not files or not (configs or is_foreign(directory) or PARAMETERS not in first_state(directory)):
         return None, False
     args = model_config(read_files(files)[0])
     saved = SavedWeights(directory)

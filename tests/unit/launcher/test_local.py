@@ -205,6 +205,21 @@ sys.exit(75)
     assert finish(process) == (75, "", "")
 
 
+def test_an_announcement_that_comes_before_a_worker_listens_is_repeated_to_it(tmp_path):
+    script = f"""
+{TELL_PID}
+while not (here / "announced").exists():
+    time.sleep(0.01)
+run_main(lambda: time.sleep(1000))
+"""
+    process = start(tmp_path, script, size=1)
+    worker_pids(tmp_path, size=1)
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)  # for the launcher to pass it on, which the worker does not notice
+    (tmp_path / "announced").touch()
+    assert finish(process) == (75, "", "")
+
+
 def test_a_worker_that_asks_for_another_start_does_not_hide_a_failure(tmp_path):
     code, _, err = run(tmp_path, "time.sleep(0.5 * rank)\nsys.exit((75, 3)[rank])\n")
     assert code == 3 and "rank 1 ended with exit code 3" in err

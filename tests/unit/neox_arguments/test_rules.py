@@ -45,6 +45,7 @@ BAD = [
     ({"online_dataserver_timeout": 0.0}, "online_dataserver_timeout=0.0 must be above 0"),
     ({"num_layers": None}, "num_layers must be set"),
     ({"num_layers": 0}, "num_layers=0 must be above 0"),
+    ({"prompt_end": ""}, "prompt_end must not be empty"),
     ({"num_nodes": 0}, "num_nodes=0 must be above 0, or -1 for all machines"),
     ({"train_iters": -5}, "train_iters=-5 must be above 0"),
     ({"num_workers": -1}, "num_workers=-1 must not be negative"),
