@@ -8,12 +8,13 @@ import torch
 
 from megatron.checkpointing import is_save_iter, load_checkpoint
 from megatron.checkpointing.remote import RemoteTree
-from megatron.checkpointing.save import check_save_directory, warn_of_later_checkpoints
+from megatron.checkpointing.save import warn_of_later_checkpoints
 from megatron.checkpointing.weights import warm_start
 from megatron.common.activity import beat
 from megatron.common.console import info, print_rank_0, warn
 from megatron.common.device import current_device
 from megatron.common.errors import COME_AGAIN, DataError
+from megatron.common.files import check_writable
 from megatron.common.timers import Timers
 from megatron.data.data_utils import (
     DataLoaders,
@@ -41,7 +42,7 @@ from megatron.engine.setup import (
     restore_full_precision_masters,
 )
 from megatron.engine.stages import time_instructions
-from megatron.engine.stop import StopSignal
+from megatron.engine.stop import StopSignal, uninterrupted
 from megatron.engine.train_state import TrainState
 from megatron.evaluation.harness import check_tasks
 from megatron.evaluation.run import remind_of_validation
@@ -135,7 +136,7 @@ def check_before_start(neox_args) -> None:
     if neox_args.eval_tasks and neox_args.rank == 0:
         check_tasks(neox_args)
     if neox_args.save:
-        check_save_directory(neox_args.save)
+        check_writable(neox_args.save, "save")
         if neox_args.s3_path:
             RemoteTree.of_run(neox_args).check()
 
@@ -153,7 +154,8 @@ def prepare_data(neox_args, timers) -> DataLoaders:
 def finish(neox_args, timers, engine, valid_data, test_data, state: TrainState, metrics: Metrics) -> None:
     """Save first, so that nothing after it can lose work; then validate and test if training came to its end."""
     if neox_args.save and state.do_train:
-        saves.save_last(neox_args, timers, engine, state, metrics)
+        with uninterrupted():
+            saves.save_last(neox_args, timers, engine, state, metrics)
     if state.iteration >= neox_args.train_iters:
         for name, data, wanted in (
             ("validation", valid_data, state.do_valid),

@@ -27,14 +27,14 @@ def main(input_args: list[str] | None = None) -> None:
     parser.add_argument("--title", help="heading of the page (the names of the runs)")
     parser.add_argument("--png", metavar="FOLDER", help="also write every chart as a PNG file there")
     args = parser.parse_args(input_args)
-    from megatron.common.files import atomic_write_text, make_folder
+    from megatron.common.files import atomic_write_text, check_writable
     from megatron.run_report.page import page
     from megatron.run_report.records import read_runs
 
     output = Path(args.output)
     if output.exists() and not output.is_file():
         raise NeoXError(f"--output: {output} is there and is no file; name a file, such as report.html")
-    make_folder(output.parent, "--output")
+    check_writable(output.parent, "--output")
     runs = read_runs(args.runs)
     names = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     atomic_write_text(output, page(runs, args.title or names))

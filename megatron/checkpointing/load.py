@@ -43,12 +43,7 @@ def load_checkpoint(
     directory = Path(neox_args.load, tag)
     model.loaded_from = directory
     if manifest.is_foreign(directory):
-        iteration = load_by_name(neox_args, model, directory)["iteration"]
-        tensor_size = SavedWeights(directory).tensor_size
-        restore_rng(neox_args, directory, state_of_this_rank(directory, tensor_size))
-        model.samples_before = samples_before(neox_args, directory, {}, iteration)
-        print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
-        return iteration
+        return _load_foreign(neox_args, model, directory)
     changes = layout_changes(neox_args, directory)
     check_has_optimizer(directory)
     check_saved_config(neox_args, directory, resumes=True)
@@ -65,6 +60,16 @@ def load_checkpoint(
     print_rank_0(f"loaded checkpoint {directory}" + (f", saved with {', '.join(changes)}" if changes else ""))
     iteration = saved_iteration(client_state, directory)
     model.samples_before = samples_before(neox_args, directory, client_state, iteration)
+    return iteration
+
+
+def _load_foreign(neox_args, model, directory: Path) -> int:
+    """A checkpoint of GPT-NeoX. Returns: the iteration it was saved at."""
+    iteration = load_by_name(neox_args, model, directory)["iteration"]
+    tensor_size = SavedWeights(directory).tensor_size
+    restore_rng(neox_args, directory, state_of_this_rank(directory, tensor_size))
+    model.samples_before = samples_before(neox_args, directory, {}, iteration)
+    print_rank_0(f"loaded checkpoint {directory}, which GPT-NeoX wrote")
     return iteration
 
 

@@ -104,24 +104,34 @@ def problems(directory: Path, share: int = 0, shares: int = 1) -> Iterator[str]:
     if manifest is None:
         if not is_foreign(directory):
             yield f"{MANIFEST} is missing"
-        return
+    elif (useless := _useless(manifest, directory)) is not None:
+        yield useless
+    else:
+        names = _share_of(manifest["files"], share, shares)
+        yield from _damages(directory, {name: manifest["files"][name] for name in names})
+
+
+def _useless(manifest: dict, directory: Path) -> str | None:
+    """Why a manifest says nothing about the files beside it; None if it does."""
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(record, dict) for record in files.values()):
-        yield f"{MANIFEST} is damaged"
-        return
+        return f"{MANIFEST} is damaged"
     if manifest.get("version", VERSION) > VERSION:
-        yield (
+        return (
             f"a newer version of this program wrote it (version {manifest['version']} of {MANIFEST}, known up to "
             f"{VERSION}): update the program"
         )
-        return
     iteration = iteration_of_tag(directory.name)
     if iteration is not None and manifest.get("iteration", iteration) != iteration:
-        yield f"{MANIFEST} is of iteration {manifest['iteration']}"
-        return
+        return f"{MANIFEST} is of iteration {manifest['iteration']}"
+    return None
+
+
+def _damages(directory: Path, files: dict[str, dict]) -> Iterator[str]:
+    """What is wrong with files of which there are records."""
     believable = []
-    for name in _share_of(files, share, shares):
-        path, record = directory / name, files[name]
+    for name, record in files.items():
+        path = directory / name
         if not path.is_file():
             yield f"{name} is missing"
         elif path.stat().st_size != record.get("size"):

@@ -25,6 +25,11 @@ def partial_tag(iteration: int | str) -> str:
     return f".{get_checkpoint_tag(iteration)}.partial"
 
 
+def replaced_tag(tag: str) -> str:
+    """Name of the folder a checkpoint moves to while another one of its name takes its place; "*" as above."""
+    return f".{tag}.replaced"
+
+
 def saved_iterations(directory: str | Path) -> list[int]:
     """Iterations of all checkpoint folders, also those that lie elsewhere and are linked to, ascending."""
     found = [iteration_of_tag(path.name) for path in Path(directory).glob("global_step*") if path.is_dir()]

@@ -22,7 +22,7 @@ from megatron.checkpointing.streamed_file import write_streamed
 from megatron.checkpointing.target_tree import Layout, TargetTree
 from megatron.common.console import Progress
 from megatron.common.errors import CheckpointError
-from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, make_folder, remove
+from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, make_folder, remove, writing
 from megatron.mpu import ParameterSpec
 
 SMALLEST_BUDGET = 32 << 20  # bytes
@@ -62,20 +62,21 @@ def reshape(task: Task, root: Path, jobs: int = 0) -> Path:
         raise CheckpointError(f"{final} is there already; choose another folder, or remove it")
     make_folder(root, "output")
     remove(partial)
-    partial.mkdir()
     try:
-        records = _write_all(task, partial, list(tree.files()), jobs)
-        _copy_rest(task, partial)
-        for name in manifest.content_files(partial):
-            if name not in records:
-                fsync_file(partial / name)
-                records[name] = manifest.file_record(partial / name)
-        manifest.write_manifest(partial, records, _description(task, tree))
-        os.rename(partial, final)
+        with writing(root):
+            partial.mkdir()
+            records = _write_all(task, partial, list(tree.files()), jobs)
+            _copy_rest(task, partial)
+            for name in manifest.content_files(partial):
+                if name not in records:
+                    fsync_file(partial / name)
+                    records[name] = manifest.file_record(partial / name)
+            manifest.write_manifest(partial, records, _description(task, tree))
+            os.rename(partial, final)
+            fsync_directory(root)
+            atomic_write_text(root / LATEST, final.name)
     finally:
         remove(partial)
-    fsync_directory(root)
-    atomic_write_text(root / LATEST, final.name)
     return final
 
 
@@ -141,7 +142,7 @@ def _description(task: Task, tree: TargetTree) -> dict:
     layout = task.layout
     kept = {key: value for key, value in tree.source.description.items() if key not in ("files", "version")}
     rows = [spec.logical_shape[0] for spec in tree.source.specs.values() if spec.vocabulary]
-    args = {**tree.source.state.get("args", {}), "model_parallel_size": layout.tensor}
+    args = {**tree.source.args, "model_parallel_size": layout.tensor}
     return kept | {
         "iteration": tree.iteration,
         "created": time.strftime(manifest.TIME_FORMAT),

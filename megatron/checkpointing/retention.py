@@ -1,5 +1,6 @@
 """Keeping only the newest checkpoints."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from megatron.checkpointing.names import (
     iteration_of_tag,
     partial_tag,
     read_latest,
+    replaced_tag,
     saved_iterations,
 )
 from megatron.common.console import info, warn
@@ -16,9 +18,10 @@ from megatron.common.files import remove
 
 
 def delete_abandoned_saves(save_dir: str) -> None:
-    """Delete what earlier runs left behind when they died while saving; to be called between two saves."""
-    for path in Path(save_dir).glob(partial_tag("*")):
-        remove(path)
+    """Delete what earlier runs left behind when they died while saving or deleting; to be called between two saves."""
+    for pattern in (partial_tag("*"), replaced_tag(get_checkpoint_tag("*"))):
+        for path in Path(save_dir).glob(pattern):
+            remove(path)
 
 
 def delete_old_checkpoints(
@@ -47,5 +50,13 @@ def delete_old_checkpoints(
         if uploaded is not None and not uploaded(directory / tag):
             warn(f"{directory / tag} is kept, since it has not been uploaded")
             continue
-        remove(directory / tag)
-        info(f"deleted the old checkpoint {directory / tag}")
+        try:
+            # In one step, since what is left of an interrupted deletion would be half a checkpoint for ever.
+            doomed = directory / replaced_tag(tag)
+            remove(doomed)
+            os.rename(directory / tag, doomed)
+            remove(doomed)
+        except OSError as error:
+            warn(f"{directory / tag} could not be deleted ({error.strerror})")
+        else:
+            info(f"deleted the old checkpoint {directory / tag}")

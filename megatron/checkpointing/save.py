@@ -16,6 +16,7 @@ from megatron.checkpointing.names import (
     get_checkpoint_tag,
     partial_tag,
     rank_optimizer_file,
+    replaced_tag,
     saved_iterations,
 )
 from megatron.checkpointing.parameter_table import parameter_table
@@ -25,7 +26,6 @@ from megatron.checkpointing.retention import delete_abandoned_saves, delete_old_
 from megatron.checkpointing.rng import collect_rng_state, rng_file
 from megatron.checkpointing.writing import ATTEMPTS, retried
 from megatron.common.console import human_bytes, info, warn
-from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
 
 
@@ -173,22 +173,6 @@ def _collect(neox_args, iteration: int, model, deferred: bool) -> str | None:
     return _first_failure(storage.failure)
 
 
-def check_save_directory(directory: str) -> None:
-    """Find out before training whether checkpoints can be written.
-
-    Raises: CheckpointError if not.
-    """
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        probe = Path(directory, f".probe_{os.getpid()}")
-        probe.write_text("", encoding="ascii")
-        probe.unlink()
-    except OSError as problem:
-        raise CheckpointError(
-            f"save: cannot write into {directory} ({problem.strerror}); choose another folder or mend its permissions"
-        ) from problem
-
-
 def warn_of_later_checkpoints(neox_args, iteration: int) -> None:
     """Say, at the start of a run, that the place to save to holds what this run does not go on from."""
     later = [other for other in saved_iterations(neox_args.save) if other > iteration]
@@ -234,7 +218,7 @@ def _seal(neox_args, iteration: int, model) -> str | None:
 
 def _publish(root: Path, partial: Path, tag: str) -> None:
     """Put a complete folder in place; may be repeated after a failure anywhere in it."""
-    final, replaced = root / tag, root / f".{tag}.replaced"
+    final, replaced = root / tag, root / replaced_tag(tag)
     if partial.exists():
         if final.exists():
             remove(replaced)

@@ -9,6 +9,7 @@ from typing import Any
 from megatron.common.console import warn
 from megatron.common.errors import CheckpointError, ConfigError
 from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
+from megatron.neox_arguments.attention_types import expand_attention_types
 from megatron.neox_arguments.mlp_sizes import mlp_sizes
 
 CONFIG = "neox_args.json"
@@ -77,6 +78,16 @@ def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
     saved = read_saved_config(directory)
     if saved is None:
         return
+    _check_model(neox_args, saved, directory)
+    if resumes:
+        _check_training(neox_args, saved, directory)
+    if differing := _differing(neox_args, saved, _PRECISE):
+        warn(f"the weights of {directory} were trained with another setting: " + "; ".join(differing))
+    if resumes:
+        _warn_of_other_data(neox_args, saved)
+
+
+def _check_model(neox_args, saved: dict, directory: Path) -> None:
     differing = _differing(neox_args, saved, _MODEL)
     width, own_width = _mlp_width(saved.get), _mlp_width(lambda key: getattr(neox_args, key))
     if width not in (own_width, None):
@@ -84,31 +95,32 @@ def check_saved_config(neox_args, directory: Path, resumes: bool) -> None:
     differing += _differing_heads(neox_args, saved)
     if differing:
         raise CheckpointError(f"the checkpoint in {directory} is of another model: " + "; ".join(differing))
-    if (
-        resumes
-        and _has_prompt(neox_args.soft_prompt_tuning)
-        and not _has_prompt(saved.get("soft_prompt_tuning"))
-    ):
+
+
+def _check_training(neox_args, saved: dict, directory: Path) -> None:
+    """What is trained, and with which optimizer."""
+    if _has_prompt(neox_args.soft_prompt_tuning) and not _has_prompt(saved.get("soft_prompt_tuning")):
         raise CheckpointError(
             f"the checkpoint in {directory} has no soft prompt to go on with (soft_prompt_tuning): set finetune: true "
             "to train one for its weights"
         )
     optimizer = saved.get("optimizer_type")
-    if resumes and optimizer and _states(optimizer) != _states(neox_args.optimizer_type):
+    if optimizer and _states(optimizer) != _states(neox_args.optimizer_type):
         raise CheckpointError(
             f"{directory} has the states of optimizer {optimizer}, and the config names {neox_args.optimizer_type}; "
             "keep the optimizer, or take the weights only with no_load_optim or finetune"
         )
-    if differing := _differing(neox_args, saved, _PRECISE):
-        warn(f"the weights of {directory} were trained with another setting: " + "; ".join(differing))
-    if resumes and (differing := _differing(neox_args, saved, _DATA)):
-        warn("from here on samples may be seen again or left out: " + "; ".join(differing))
-    if resumes and (differing := _differing(neox_args, saved, ("train_batch_size",))):
-        _warn_of_another_amount(neox_args, saved, differing[0])
 
 
 def _has_prompt(options: dict | None) -> bool:
     return bool((options or {}).get("enabled"))
+
+
+def _warn_of_other_data(neox_args, saved: dict) -> None:
+    if differing := _differing(neox_args, saved, _DATA):
+        warn("from here on samples may be seen again or left out: " + "; ".join(differing))
+    if differing := _differing(neox_args, saved, ("train_batch_size",)):
+        _warn_of_another_amount(neox_args, saved, differing[0])
 
 
 def _warn_of_another_amount(neox_args, saved: dict, batch_size: str) -> None:
@@ -137,13 +149,16 @@ def _differing(neox_args, saved: dict, keys: tuple[str, ...]) -> list[str]:
     return [
         f"{key} is {saved[key]} in the checkpoint and {getattr(neox_args, key)} in the config"
         for key in keys
-        if key in saved and _comparable(key, saved[key]) != _comparable(key, getattr(neox_args, key))
+        if key in saved
+        and _comparable(key, saved[key], neox_args) != _comparable(key, getattr(neox_args, key), neox_args)
     ]
 
 
-def _comparable(key: str, value: Any) -> Any:
+def _comparable(key: str, value: Any, neox_args) -> Any:
     if key == "attention_config":
-        return ["global" if kind == "flash" else kind for kind in value or []]  # two names of one kind
+        # With a converted model it is kept as its config has it.
+        kinds = expand_attention_types(value, neox_args.num_layers) if value else []
+        return ["global" if kind == "flash" else kind for kind in kinds]  # two names of one kind
     return value
 
 

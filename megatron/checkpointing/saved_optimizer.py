@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing.model_files import ModelFiles
-from megatron.checkpointing.parameter_table import saved_groups
+from megatron.checkpointing.parameter_table import GROUPS, saved_groups
 from megatron.checkpointing.safe_engine import load_file
 from megatron.checkpointing.weights import SavedWeights, join_halves, native_name
 from megatron.common.errors import CheckpointError
@@ -132,6 +132,9 @@ class SavedOptimizer:
 
     def _read(self, stage: int, tensor_rank: int) -> StageStates:
         state, path = self.files.state(stage, tensor_rank), self.files.path(stage, tensor_rank)
+        if state.get(GROUPS) == []:
+            # Nothing of this stage is trained, as where there is a soft prompt only.
+            return StageStates({}, [], None, {})
         shapes = saved_groups(state) or _named_shapes(state.get("param_shapes"))
         if state.get("optimizer"):
             partitions, path = [state["optimizer"]], path

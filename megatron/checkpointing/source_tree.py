@@ -28,7 +28,7 @@ class SourceTree:
         tensor_size: tensor ranks that vocabularies are padded for.
         parallel_residual: see weights.is_summand.
     Attributes: specs: {logical name: spec} in the order of the layers, vocabularies padded; rows: of the vocabulary
-    that belong to the model; state: what the first model rank's file keeps.
+    that belong to the model; state: what the first model rank's file keeps; args: checked settings of the model.
     Raises: CheckpointError if it cannot be read, or nothing describes its parameters.
     """
 
@@ -43,7 +43,8 @@ class SourceTree:
         self.description = read_manifest(directory) or {}
         self.reopen()
         described = dict(specs) if specs is not None else self._described()
-        divisor = int(self.state.get("args", {}).get("make_vocab_size_divisible_by", 1)) * tensor_size
+        self.args = self.state.get("args") or self.description.get("args", {})
+        divisor = int(self.args.get("make_vocab_size_divisible_by", 1)) * tensor_size
         found = [spec.logical_shape[0] for spec in described.values() if spec.vocabulary]
         self.rows = int(self.description.get("vocabulary") or max(found, default=0))
         padded = math.ceil(self.rows / divisor) * divisor

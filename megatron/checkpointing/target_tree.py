@@ -91,7 +91,7 @@ class TargetTree:
 
     def _stage_of(self, layer: int) -> int:
         """Blocks are shared out evenly, what is before and after them goes to the first and the last stage."""
-        count = int(self.source.state.get("args", {}).get("num_layers", len(self._layers())))
+        count = int(self.source.args.get("num_layers", len(self._layers())))
         block = min(max(layer - 2, 0), count - 1)
         return block * max(1, self.layout.pipe) // count
 
@@ -127,7 +127,7 @@ class TargetTree:
         )
         content = kept | {
             "iteration": self.iteration,
-            "args": {**source.state.get("args", {}), **arguments},
+            "args": {**source.args, **arguments},
             "dp_world_size": layout.data,
             "mp_world_size": layout.tensor,
             "module": None if layout.pipe or self.zero == 3 else self._weights(names, "sequential.", rank),

@@ -39,7 +39,8 @@ def write_tensors(state: object, path: str | Path) -> dict:
     Returns: the file's record for the manifest, without reading it again.
     Raises: OSError, RuntimeError.
     """
-    with ThreadPoolExecutor(2) as helpers, open(path, "wb", buffering=_SHARED) as file:
+    # The helpers end first: the number of a closed file may be another file's already.
+    with open(path, "wb", buffering=_SHARED) as file, ThreadPoolExecutor(2) as helpers:
         summed = _SummedFile(file, helpers)
         torch.save(state, summed)
         if summed.failure is not None:

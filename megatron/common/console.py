@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from megatron.common import activity
@@ -11,6 +12,7 @@ from megatron.common.errors import NeoXError
 
 PLAIN_INTERVAL_SECONDS = 10.0
 _told: set[int | None] = set()  # faults of standard output that have been warned of
+_when_unread: Callable[[], None] | None = None
 
 
 def _rank() -> int:
@@ -43,12 +45,23 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise NeoXError("nobody reads the output any more (broken pipe): stopped") from None
+        if _when_unread is None:
+            raise NeoXError("nobody reads the output any more (broken pipe): stopped") from None
+        _when_unread()
     except OSError as problem:
         # A full disk under a log must not end the work that it is about.
         if problem.errno not in _told:
             _told.add(problem.errno)
             warn(f"standard output cannot be written ({problem.strerror}): some lines are lost")
+
+
+def when_unread(action: Callable[[], None] | None) -> None:
+    """What to do when nobody reads the output any more; None: end the program with an error.
+
+    Ctrl-C ends all of `deepy.py train.py ... | tee log`, and tee first, but the training is to save before it goes.
+    """
+    global _when_unread
+    _when_unread = action
 
 
 def warn(message: str) -> None:
@@ -146,7 +159,7 @@ class Progress:
             parts[0] += f" of {self._amount(self.total)} ({100 * self.done / self.total:.0f} %)"
             parts.append(f"{human_duration(left)} left")
         parts += [note] if note else []
-        print(f"{self.label}: " + ", ".join(parts), file=sys.stderr, flush=True)
+        write_errors(f"{self.label}: {', '.join(parts)}\n")
 
     def _amount(self, value: float) -> str:
         if self.unit == "B":

@@ -87,9 +87,10 @@ def run_main(main: Callable, *args) -> None:
     SIGUSR1 is a scheduler's announcement that the time is over. A script that has nothing to save leaves at once with
     COME_AGAIN; training, while it lasts, has a handler of its own (megatron/engine/stop.py).
     """
-    lifeline.start()
+    # First, since a launcher repeats its announcements to those who come.
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, _come_again)
+    lifeline.start()
     # A terminal that knows fewer characters shows the others as their numbers.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from megatron.common.errors import NeoXError
+
+# In the messages of torch.save, which does not say what the system has said.
+_OF_TORCHS_WRITER = ("iostream", "inline_container", "PytorchStreamWriter")
 
 
 def fsync_directory(path: str | Path) -> None:
@@ -56,6 +60,28 @@ def check_writable(folder: str | Path, asked_by: str) -> None:
 
 
 @contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """While `place`, or what lies in it, is written: faults of the file system become one line that names it.
+
+    Raises: NeoXError.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):
+            if error.strerror is None:
+                raise
+            place, reason = error.filename or place, error.strerror
+        elif not any(word in reason for word in _OF_TORCHS_WRITER):
+            raise
+        reason = reason.splitlines()[0]
+        raise NeoXError(
+            f"{place} cannot be written ({reason}); free some space, or choose another place"
+        ) from error
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` (file or folder) that takes its place on success and vanishes on error.
 
@@ -87,3 +113,11 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     """Replace a text file atomically (UTF-8)."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def allow_open_files(count: int) -> None:
+    """Raise the soft limit of open files towards `count`, as far as the system's administrator lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

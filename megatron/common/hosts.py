@@ -1,7 +1,9 @@
 """The machines of a job: host files, and the include/exclude filters on machines and slots."""
 
+import contextlib
 import os
 import re
+import secrets
 import socket
 from pathlib import Path
 
@@ -13,6 +15,7 @@ HOSTFILE_VARIABLE = "DLTS_HOSTFILE"
 # Where some clusters put the file of a job, and where DeepSpeed looks for it.
 DEFAULT_HOSTFILE = "/job/hostfile"
 Pool = dict[str, list[int]]
+_LOWEST_PORT, _PORTS = 20_000, 12_000
 _SCHEDULERS = {"slurm": slurm.allocation, "jsrun": lsf.allocation}
 
 
@@ -146,7 +149,13 @@ def _first(host: str, slots: list[int], count: int) -> list[int]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on at the moment."""
+    """A port of this machine that nobody listens on at the moment. It lies below those that systems give to outgoing
+    connections, one of which would take it now and then before its user does."""
     with socket.socket() as probe:
-        probe.bind(("", 0))
+        for _ in range(_PORTS):
+            with contextlib.suppress(OSError):
+                probe.bind(("", _LOWEST_PORT + secrets.randbelow(_PORTS)))
+                break
+        else:
+            probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -50,14 +50,14 @@ def start() -> None:
         return
     try:
         _lifeline = Lifeline(places.split(","), token, int(rank))
-    except ConnectionRefusedError:
-        # A process that comes too late for a job that has failed meanwhile.
-        sys.stderr.write(
-            f"error: rank {rank} on {socket.gethostname()}: nobody listens at {places}: the launcher has gone, or a "
-            "firewall on its host rejects connections\n"
-        )
-        os._exit(1)
     except (OSError, WireError) as error:
+        if isinstance(error, ConnectionError) or isinstance(error.__cause__, ConnectionError):
+            # A process that comes too late for a job that has failed meanwhile.
+            sys.stderr.write(
+                f"error: rank {rank} on {socket.gethostname()}: nobody listens at {places}: the launcher has gone, or "
+                "a firewall on its host rejects connections\n"
+            )
+            os._exit(1)
         sys.stderr.write(
             f"warning: rank {rank} on {socket.gethostname()} cannot reach the launcher at {places} ({error}): it will "
             "not be ended when others fail; let this host connect to the one where deepy.py runs\n"
@@ -120,9 +120,13 @@ class Lifeline:
         """The thread: answer the launcher and tell what changes, until the process or the job ends."""
         try:
             while True:
-                if self._patience:
-                    # Set anew at every turn, so it strikes only if this thread does not get Python's lock for so long.
-                    faulthandler.dump_traceback_later(self._patience, exit=True, file=self._trace.fileno())
+                with self._lock:
+                    if self._patience and not self._said_last:
+                        # Set anew at every turn, so it strikes only if this thread does not get Python's lock for so
+                        # long.
+                        faulthandler.dump_traceback_later(
+                            self._patience, exit=True, file=self._trace.fileno()
+                        )
                 self._tell_state()
                 if select.select([self._wire], [], [], self._interval)[0]:
                     for message in self._wire.messages():
@@ -134,10 +138,9 @@ class Lifeline:
 
     def say_last(self, message: dict[str, Any]) -> bool:
         """Send a message behind which the connection may close. Returns: whether it went out."""
-        self._said_last = True
-        faulthandler.cancel_dump_traceback_later()
-        self._patience = 0.0
         with self._lock, contextlib.suppress(WireError):
+            self._said_last = True
+            faulthandler.cancel_dump_traceback_later()
             self._wire.send(message)
             return True
         return False
@@ -172,13 +175,16 @@ class Lifeline:
             self._wire.send(message)
 
     def _end(self, reason: str | None, is_cut_off: bool = False) -> None:
-        if reason is not None:
-            with contextlib.suppress(OSError):
-                os.write(2, f"error: rank {self._rank} on {socket.gethostname()} {reason}\n".encode())
-        kill_children()
-        if is_cut_off:
-            kill_ssh_session()
-        os._exit(1)
+        try:
+            if reason is not None:
+                with contextlib.suppress(OSError):
+                    os.write(2, f"error: rank {self._rank} on {socket.gethostname()} {reason}\n".encode())
+            kill_children()
+            if is_cut_off:
+                kill_ssh_session()
+        finally:
+            # Whatever is wrong with the others, at least this process must not stay.
+            os._exit(1)
 
 
 def _connect(places: list[str]) -> tuple[str, socket.socket]:

@@ -13,6 +13,7 @@ from megatron.common.messages import Channel, MessageError
 
 CONNECTIONS = 8
 CLOSING_SECONDS = 5.0
+PAUSE_SECONDS = 0.2  # after a connection that could not be accepted
 
 
 class Listener:
@@ -32,40 +33,49 @@ class Listener:
         self.address, self.port = self._socket.getsockname()[:2]
         self._open: dict[Channel, threading.Thread] = {}
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, name=name, daemon=True).start()
+        self._is_closing = False
+        self._acceptor = threading.Thread(target=self._accept, name=name, daemon=True)
+        self._acceptor.start()
         # A thread that Python's end takes by surprise may bring the whole process down.
         atexit.register(self.close)
 
     def close(self) -> None:
         """Stop listening, end all connections, and wait a little for their threads."""
         atexit.unregister(self.close)
-        # Of a socket that a forked process holds too, closing alone is no end.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
         with self._lock:
-            threads = dict(self._open)
-        for channel in threads:
-            channel.close()
+            self._is_closing = True
+            threads = [self._acceptor, *self._open.values()]
+            for channel in self._open:
+                channel.end()
+        try:
+            # Of a socket that a forked process holds too, closing alone is no end. This wakes our own thread as well.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self._socket.close()  # macOS knows no shutdown of what only listens
         deadline = time.monotonic() + CLOSING_SECONDS
-        for thread in threads.values():
+        for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
+        self._socket.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._is_closing:
             try:
                 connection, peer = self._socket.accept()
             except OSError:
-                return
+                # We are closing, the client has gone, or this process has no descriptor left for the moment.
+                time.sleep(0.0 if self._is_closing else PAUSE_SECONDS)
+                continue
             channel = Channel(connection)
             thread = threading.Thread(target=self._attend, args=(channel, peer[0]), daemon=True)
             with self._lock:
-                if room := len(self._open) < CONNECTIONS:
+                if room := len(self._open) < CONNECTIONS and not self._is_closing:
                     self._open[channel] = thread
                     thread.start()
             if not room:
-                refuse(channel, f"all {CONNECTIONS} connections are in use")
+                refuse(
+                    channel, "closing" if self._is_closing else f"all {CONNECTIONS} connections are in use"
+                )
 
     def _attend(self, channel: Channel, peer: str) -> None:
         try:
@@ -88,6 +98,8 @@ def refuse(channel: Channel, why: str) -> None:
 
 
 def _listening(address: str, port: int, key: str) -> socket.socket:
+    if not 0 <= port < 1 << 16:
+        raise LaunchError(f"{key}: {port} is no port; choose one between 1 and 65535")
     family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -23,7 +23,7 @@ class MessageError(Exception):
 
 
 class Channel:
-    """One connection. Not to be used by several threads at once, but for `close`."""
+    """One connection. Not to be used by several threads at once, but for `end`."""
 
     def __init__(self, connection: socket.socket):
         self._socket = connection
@@ -82,10 +82,15 @@ class Channel:
         except TimeoutError:
             raise MessageError("no whole message in time") from None
 
-    def close(self) -> None:
-        """End the connection for everybody who holds it, processes that were forked off included."""
+    def end(self) -> None:
+        """End the connection for everybody who holds it, processes that were forked off included, and wake the thread
+        that uses it, which is to close it: the number of the descriptor might be another one's in its next call."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection and give its descriptor back."""
+        self.end()
         self._socket.close()
 
 
@@ -110,7 +115,11 @@ def same_token(given: Any, expected: str | None) -> bool:
     expected."""
     if not expected:
         return True
-    return isinstance(given, str) and hmac.compare_digest(given.encode(), expected.encode())
+    if not isinstance(given, str):
+        return False
+    # JSON can hold halves of characters, which UTF-8 proper cannot.
+    ours, theirs = (text.encode("utf-8", "surrogatepass") for text in (expected, given))
+    return hmac.compare_digest(ours, theirs)
 
 
 def is_loopback(address: str) -> bool:

@@ -23,9 +23,10 @@ class Tee:
             sys.stdout = self
 
     def write(self, data: str) -> int:
-        written = self._stream.write(data)
-        self._attempt(lambda: self._file.write(data))
-        return written
+        try:
+            return self._stream.write(data)
+        finally:  # The terminal may have gone, the file is there.
+            self._attempt(lambda: self._file.write(data))
 
     def flush(self) -> None:
         self._attempt(self._file.flush)

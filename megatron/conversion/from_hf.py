@@ -1,5 +1,6 @@
 """Import: a model of another program becomes a checkpoint that this one trains, in any layout."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,9 +11,9 @@ from megatron.checkpointing.names import get_checkpoint_tag
 from megatron.checkpointing.provenance import checkpoint_args
 from megatron.common.console import Progress, info, warn
 from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
-from megatron.common.files import make_folder, remove
+from megatron.common.files import make_folder, remove, writing
 from megatron.conversion.hf_folder import HFFolder, read_config
-from megatron.conversion.native_tree import CONFIG_FILE, NativeTree
+from megatron.conversion.native_tree import CONFIG_FILE, NativeTree, refuse_existing
 from megatron.conversion.specs import model_config, parameter_specs
 from megatron.conversion.tokenizers import (
     FOLDER,
@@ -94,6 +95,7 @@ def import_model(
     """import_hf for tensors of any origin. config: all keys of the Hugging Face config of the model."""
     if tensor < 1:
         raise ConfigError(f"--tp {tensor}: a model has at least one tensor rank")
+    refuse_existing(Path(target, tag))
     architecture = family.from_hf(config)
     target = make_folder(target, "output_dir")
     keys, ids = _tokenizer(tokenizer_folder, target)
@@ -106,22 +108,19 @@ def import_model(
     _check_shared(list(family.rules(args)), set(specs), source)
     names = [name for rule in used for name in rule.theirs]
     dtype = source.dtype(_resolved(source, family, names)) if precision == "auto" else DTYPES[precision]
-    tree = NativeTree(target, tag, specs, tensor, pipe, dtype)
-    try:
-        _fill(tree, used, source, family, config["vocab_size"])
-        run = {**values, **_run_keys(dtype), "load": str(target), **_TRAINING}
-        header = _HEADER.format(
-            name=family.architecture, source=tokenizer_folder, config=target / CONFIG_FILE
-        )
-        tree.seal(
-            run,
-            header,
-            {**_description(args, tensor, pipe, dtype, bool(keys)), "vocabulary": config["vocab_size"]},
-        )
-    finally:
-        tree.discard()
-    info(f"wrote {tree.directory} and {target / CONFIG_FILE}")
-    return target / CONFIG_FILE
+    run = {**values, **_run_keys(dtype), "load": str(target), **_TRAINING}
+    file = shlex.quote(str(target / CONFIG_FILE))
+    header = _HEADER.format(name=family.architecture, source=tokenizer_folder, config=file)
+    description = _description(args, tensor, pipe, dtype, bool(keys)) | {"vocabulary": config["vocab_size"]}
+    with writing(target):
+        tree = NativeTree(target, tag, specs, tensor, pipe, dtype)
+        try:
+            _fill(tree, used, source, family, config["vocab_size"])
+            written = tree.seal(run, header, description)
+        finally:
+            tree.discard()
+    info(f"wrote {tree.directory} and {written}")
+    return written
 
 
 def _tokenizer(source: Path, target: Path) -> tuple[dict[str, Any], int | None]:

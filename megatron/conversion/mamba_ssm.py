@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from megatron.checkpointing.writing import write_tensors
 from megatron.common.console import Progress, info
 from megatron.common.errors import ConfigError
-from megatron.common.files import atomic_path, make_folder
+from megatron.common.files import atomic_path, make_folder, writing
 from megatron.conversion.reshaping import find_checkpoint
 from megatron.conversion.saved_model import SavedModel, open_checkpoint
 from megatron.conversion.specs import model_config
@@ -48,9 +47,10 @@ def export_mamba_ssm(
     # The package stores an output that shares the embedding as well.
     weights.setdefault("lm_head.weight", weights["backbone.embedding.weight"])
     target = make_folder(target, "output_dir")
-    with atomic_path(target / "pytorch_model.bin") as path:
-        torch.save(weights, path)
-    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    with writing(target):
+        with atomic_path(target / "pytorch_model.bin") as path:
+            write_tensors(weights, path)
+        (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     info(f"wrote a model of mamba_ssm into {target}")
     return target
 

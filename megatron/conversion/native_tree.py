@@ -17,12 +17,20 @@ from megatron.checkpointing import manifest
 from megatron.checkpointing.names import LATEST
 from megatron.checkpointing.saved_config import CONFIG
 from megatron.checkpointing.streamed_file import BlankFile, Keys, Streamed
+from megatron.checkpointing.writing import write_tensors
+from megatron.common.console import warn
 from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
 from megatron.mpu import ParameterSpec, local_slice
 
 CONFIG_FILE = "config.yml"
 VOCABULARY = ("word_embeddings.weight", "final_linear.weight", "final_linear.bias")
+
+
+def refuse_existing(directory: Path) -> None:
+    """Raises: CheckpointError if a checkpoint would be written over."""
+    if directory.exists():
+        raise CheckpointError(f"{directory} is there already; choose another folder, or remove it")
 
 
 class NativeTree:
@@ -46,12 +54,16 @@ class NativeTree:
     ):
         self.root, self.directory = Path(root), Path(root, tag)
         self.specs, self.tensor, self.pipe, self.dtype = specs, tensor, pipe, dtype
-        if self.directory.exists():
-            raise CheckpointError(f"{self.directory} is there already; choose another folder, or remove it")
+        refuse_existing(self.directory)
         self._partial = self.root / f".{tag}.partial"
+        self._unfinished: Path | None = self._partial
         remove(self._partial)
         self._partial.mkdir(parents=True)
-        self._places = [self._lay_out(rank) for rank in range(tensor)]
+        try:
+            self._places = [self._lay_out(rank) for rank in range(tensor)]
+        except BaseException:
+            self.discard()
+            raise
 
     def _lay_out(self, rank: int) -> dict[str, tuple[BlankFile, Keys]]:
         """Make the files of a tensor rank. Returns: {logical name: (its file, its place there)}."""
@@ -74,7 +86,7 @@ class NativeTree:
             return {name: (whole, ("module", f"sequential.{name}")) for name in blanks}
         for stage in range(self.pipe):
             file = f"mp_rank_{stage * self.tensor + rank:02d}_model_states.pt"
-            torch.save(kept | {"module": None}, self._partial / file)
+            write_tensors(kept | {"module": None}, self._partial / file)
         layers: dict[int, dict[str, Streamed]] = {}
         for name, blank in blanks.items():
             layer, path = name.split(".", 1)
@@ -102,11 +114,12 @@ class NativeTree:
             file, keys = places[name]
             file.write(keys, local_slice(logical, spec, rank, self.tensor))
 
-    def seal(self, config: Mapping[str, Any], header: str, description: Mapping[str, Any]) -> None:
+    def seal(self, config: Mapping[str, Any], header: str, description: Mapping[str, Any]) -> Path:
         """Write configs and manifest, put the folder in its place and point `latest` at it.
 
         Args: config: the config that trains the model; header: what its file says first; description: what the
         manifest says beside the files.
+        Returns: the config file: beside the folder, or, if another one is there already, which is left alone, in it.
         """
         text = header + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         (self._partial / "configs").mkdir()
@@ -118,10 +131,24 @@ class NativeTree:
             records[name] = manifest.file_record(self._partial / name)
         created = {"created": time.strftime(manifest.TIME_FORMAT), "iteration": 0}
         manifest.write_manifest(self._partial, records, {**created, **description})
+        file = self._place_config(text)
         os.rename(self._partial, self.directory)
+        self._unfinished = self.directory
         fsync_directory(self.root)
-        atomic_write_text(self.root / CONFIG_FILE, text)
         atomic_write_text(self.root / LATEST, self.directory.name)
+        self._unfinished = None
+        return file
+
+    def _place_config(self, text: str) -> Path:
+        own = self.root / CONFIG_FILE
+        if own.exists() and own.read_text(encoding="utf-8", errors="replace") != text:
+            within = self.directory / "configs" / CONFIG_FILE
+            warn(f"{own} is there already and stays as it is: the config of this model is {within}")
+            return within
+        atomic_write_text(own, text)
+        return own
 
     def discard(self) -> None:
-        remove(self._partial)
+        """Remove what has been written, unless all of it is in its place."""
+        if self._unfinished is not None:
+            remove(self._unfinished)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from megatron.checkpointing.manifest import is_foreign, read_manifest
-from megatron.checkpointing.model_files import model_rank_files
+from megatron.checkpointing.model_files import first_state, model_rank_files
 from megatron.checkpointing.names import (
     WEIGHT_FILES,
     get_checkpoint_tag,
@@ -14,6 +14,7 @@ from megatron.checkpointing.names import (
     read_latest,
     saved_iterations,
 )
+from megatron.checkpointing.parameter_table import PARAMETERS
 from megatron.checkpointing.saved_config import read_saved_config
 from megatron.checkpointing.target_tree import DTYPES, Layout
 from megatron.checkpointing.weights import SavedWeights
@@ -22,6 +23,9 @@ from megatron.conversion.specs import model_config, parameter_specs
 from megatron.mpu import ParameterSpec
 from megatron.neox_arguments.loading import read_files
 from megatron.neox_arguments.neox_args import NeoXArgsModel, NeoXArgsMoE
+
+# Keys that a run may have to change with its precision, which any model can have.
+_OF_PRECISION = {"precision", "fp16_lm_cross_entropy"}
 
 
 def find_checkpoint(folder: str | Path, iteration: int | None = None) -> Path:
@@ -46,12 +50,13 @@ def check_layout(directory: Path, configs: list[str], layout: Layout) -> None:
     """Raises: ConfigError if no run could have this layout with the model of a checkpoint."""
     values = (read_files(configs)[0] if configs else read_saved_config(directory)) or {}
     of_model = {declared.name for group in (NeoXArgsModel, NeoXArgsMoE) for declared in fields(group)}
+    of_model -= _OF_PRECISION
     kept = {key: value for key, value in values.items() if key in of_model and value is not None}
     if kept:
         model_config(
             kept
             | {"model_parallel_size": layout.tensor, "pipe_parallel_size": layout.pipe}
-            | {"zero_optimization": {"stage": layout.zero}, "precision": layout.precision}
+            | {"zero_optimization": {"stage": layout.zero}}
         )
 
 
@@ -72,10 +77,10 @@ def layout_of(directory: Path) -> Layout:
 
 
 def described_by(directory: Path, configs: list[str]) -> tuple[dict[str, ParameterSpec] | None, bool]:
-    """(specs of the parameters, whether the residuals are parallel), from configs, or those that GPT-NeoX keeps beside
-    the weights; no specs for a checkpoint that describes itself."""
+    """(specs of the parameters, whether the residuals are parallel), from configs, or those that GPT-NeoX or a
+    conversion keeps beside the weights; no specs for a checkpoint that describes itself."""
     files = configs or sorted(directory.glob("configs/*"))
-    if not files or not (configs or is_foreign(directory)):
+    if not files or not (configs or is_foreign(directory) or PARAMETERS not in first_state(directory)):
         return None, False
     args = model_config(read_files(files)[0])
     saved = SavedWeights(directory)

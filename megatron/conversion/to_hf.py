@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from megatron.checkpointing.manifest import read_manifest
 from megatron.checkpointing.weights import SavedWeights
 from megatron.common.console import Progress, info
 from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
-from megatron.common.files import make_folder
+from megatron.common.files import make_folder, writing
 from megatron.conversion.from_hf import DTYPES
 from megatron.conversion.reshaping import find_checkpoint
 from megatron.conversion.saved_model import SavedModel, open_checkpoint
@@ -26,6 +27,7 @@ from megatron.neox_arguments.loading import read_files
 from megatron.tokenizer.build import TokenizerSpec
 
 SHARD_SIZE = "5GB"
+_UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def export_hf(
@@ -62,13 +64,17 @@ def export_hf(
     specs = model.specs
     rules = [rule for rule in family.rules(args) if rule.native in specs]
     assert len(rules) == len(specs), sorted(set(specs) - {rule.native for rule in rules})
-    target = make_folder(target, "output_dir")
+    if pad_token_id is not None and pad_token_id >= rows:
+        raise ConfigError(f"--pad-token-id {pad_token_id} is beyond the model's vocabulary of {rows} rows")
     dtype = output_dtype(args, precision)
     made = _made_config(family, config, dtype, tokenizer, pad_token_id)
-    _write_weights(target, rules, model, dtype, shard_size)
-    _write_config(target, made)
-    if save_tokenizer and export_tokenizer(args, target, pad_token_id, vocab_is_hf_tokenizer):
-        info(f"wrote the tokenizer into {target}")
+    size = _bytes(shard_size)
+    target = make_folder(target, "output_dir")
+    with writing(target):
+        _write_weights(target, rules, model, dtype, size)
+        _write_config(target, made)
+        if save_tokenizer and export_tokenizer(args, target, pad_token_id, vocab_is_hf_tokenizer):
+            info(f"wrote the tokenizer into {target}")
     info(f"wrote {family.architecture} into {target}")
     return target
 
@@ -128,11 +134,21 @@ def output_dtype(args: NeoXArgs, precision: str) -> torch.dtype:
     return DTYPES[precision]
 
 
+def _bytes(size: str) -> int:
+    """`5GB` as a number. Raises: ConfigError."""
+    found = re.fullmatch(r"(\d+) *([KMGT]?B)", size.strip(), re.IGNORECASE)
+    number = int(found[1]) * 1000 ** _UNITS.index(found[2].upper()) if found else 0
+    if not number:
+        raise ConfigError(f"--max_shard_size {size!r} is no size such as 5GB or 500MB")
+    return number
+
+
 def _write_weights(
-    target: Path, rules: list[Rule], model: SavedModel, dtype: torch.dtype, shard_size: str
+    target: Path, rules: list[Rule], model: SavedModel, dtype: torch.dtype, shard_size: int
 ) -> None:
     """safetensors files of at most shard_size, one in memory at a time, and their index if there are several."""
     from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     blank = {}
@@ -156,7 +172,10 @@ def _write_weights(
                     known = (rule, rule.form.split(model.whole(rule.native)))
                 shard[name] = known[1][number].to(dtype, copy=True).contiguous()
                 progress.update(1, name)
-            save_file(shard, str(target / file), metadata={"format": "pt"})
+            try:
+                save_file(shard, str(target / file), metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise CheckpointError(f"{target / file} cannot be written ({error})") from error
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -1,6 +1,5 @@
 """From the config to the training, validation and test data: which files, how much of each, and the loaders."""
 
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from megatron import mpu
 from megatron.common.console import print_rank_0, warn
 from megatron.common.errors import ConfigError, DataError
+from megatron.common.files import allow_open_files
 from megatron.data.blendable_dataset import BlendableDataset
 from megatron.data.helpers_build import compile_helper
 from megatron.data.indexed_dataset import open_dataset
@@ -171,7 +171,7 @@ def _datasets(neox_args, amounts: dict[str, Amount]) -> list:
     sources = {name: _sources(neox_args, name) for name in SPLITS}
     if not sources["train"]:
         raise ConfigError("no training data: set data_path, or train_data_paths")
-    _allow_open_files(FILES_PER_SOURCE * sum(map(len, sources.values())) + FILES_FOR_THE_REST)
+    allow_open_files(FILES_PER_SOURCE * sum(map(len, sources.values())) + FILES_FOR_THE_REST)
     return [_blend(neox_args, name, sources[name], amounts[name]) for name in SPLITS]
 
 
@@ -337,14 +337,6 @@ def _blend(neox_args, split: str, sources: list[Source], amount: Amount):
         return members[0]
     cache = Path(f"{sources[0].text}_index_maps")
     return BlendableDataset(members, weights, wanted, cache, neox_args.use_shared_fs)
-
-
-def _allow_open_files(count: int) -> None:
-    """Raise the soft limit of open files towards `count`: mapped files stay open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _report(split: str, dataset, amount: Amount, seq_length: int) -> None:

@@ -51,10 +51,6 @@ class InferenceModel:
         self._prompt = SoftPrompt.from_config(neox_args)
         self._generating = self._use_cache = self._begun = False
         self._outputs = self.module.output_layers()
-        modules = self.module.modules()
-        self._sequence_parallel = [
-            module for module in modules if getattr(module, "sequence_parallel", False)
-        ]
 
     @property
     def is_first_stage(self) -> bool:
@@ -77,15 +73,11 @@ class InferenceModel:
         """Gathered logits, no dropout; with `use_cache` keys and values of the past are kept between calls."""
         self.module.inference_mode(use_cache=use_cache)
         self._generating, self._use_cache, self._begun = True, use_cache, False
-        for module in self._sequence_parallel:  # a single token cannot be split over ranks
-            module.sequence_parallel = False
 
     def train_mode(self) -> None:
         """Back to training."""
         self.module.train_mode()
         self._generating = False
-        for module in self._sequence_parallel:
-            module.sequence_parallel = True
 
     def clear_cache(self) -> None:
         """Forget the past; due before every new prompt."""

@@ -131,6 +131,8 @@ class EngineParts:
         Args: values: (parameter, fp32 [k] from this rank's part), the same parameters in the same order on all ranks of
         the stage. Returns: fp32 [len(values), k]; k is 3 if there are none.
         """
+        if not values:  # a pipeline stage where nothing trains
+            return torch.zeros(0, 3, device=device.current_device())
         rows = torch.stack(
             [value if counts(parameter) else torch.zeros_like(value) for parameter, value in values]
         )

@@ -126,10 +126,7 @@ class EvalHarnessAdapter(LM):
             for numbers in groups.values():
                 options = self._options(requests[numbers[0]].args[1])
                 new = options["max_gen_toks"]
-                prompts = {
-                    n: contexts[requests[n].args[0]][new - self.max_length :] or [self._coder.prefix]
-                    for n in numbers
-                }
+                prompts = self._prompts({n: contexts[requests[n].args[0]] for n in numbers}, new)
                 for batch in self._rounds(prompts, lambda n: len(prompts[n]) + new):  # noqa: B023 (used at once)
                     work = Continuations([prompts[n] for n in batch], batch, **options)
                     for number, text in zip(batch, self._team.generate(work), strict=True):
@@ -139,12 +136,26 @@ class EvalHarnessAdapter(LM):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
 
+    def _prompts(self, contexts: dict[int, list[int]], new: int) -> dict[int, list[int]]:
+        """The ends of the contexts that leave room for `new` tokens, as the harness wants it."""
+        room = self.max_length - new
+        if cut := sum(len(context) > room for context in contexts.values()):
+            warn(
+                f"eval_tasks: {cut} of {len(contexts)} prompts keep their last {room} tokens only, since seq_length="
+                f"{self.max_length} has to hold {new} new ones too"
+            )
+        return {number: context[-room:] or [self._coder.prefix] for number, context in contexts.items()}
+
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         options = read_options(given, self.max_gen_toks)
-        longest = self.max_length - 1
-        if options["max_gen_toks"] > longest:
-            warn(f"a task asks for {options['max_gen_toks']} new tokens, seq_length has room for {longest}")
-            options["max_gen_toks"] = longest
+        if options["max_gen_toks"] >= self.max_length:
+            # The harness's own models give up here. Half the sequence is kept for the question.
+            new = max(1, self.max_length // 2)
+            warn(
+                f"eval_tasks: a task asks for {options['max_gen_toks']} new tokens, which seq_length={self.max_length} "
+                f"cannot hold; its texts end after {new}"
+            )
+            options["max_gen_toks"] = new
         return options
 
     def _template(self) -> ChatTemplate:

@@ -110,7 +110,7 @@ def evaluate_tasks(
     folders = neox_args.eval_include_path
     names = names or neox_args.eval_tasks
     tasks = chosen_tasks(names, folders)
-    with _faults_told(tasks, folders), _own_random_numbers(), _without_inventory():
+    with _faults_told(tasks, folders), _own_random_numbers(), without_inventory():
         results = simple_evaluate(
             model=adapter,
             tasks=tasks,
@@ -164,7 +164,7 @@ def _own_random_numbers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_inventory() -> Iterator[None]:
+def without_inventory() -> Iterator[None]:
     """Keep the harness from describing the machine after every evaluation, for which it starts pip, git and others and
     needs seconds each time. Versions, which are had at once, stay in the results."""
     from lm_eval import evaluator

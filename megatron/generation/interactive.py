@@ -31,11 +31,11 @@ def converse(neox_args, model: InferenceModel, options: DecodingOptions, prompt_
         info("Type a prompt. Ctrl-C stops a sample, Ctrl-D ends.")
     with _InterruptFlag() as interrupt:
         for number in itertools.count():
-            prompt = _shared_prompt(prompt_end)
+            prompt = _shared_prompt(prompt_end, interrupt)
             if prompt is None:
                 return
-            with interrupt.sampling():
-                _answer(neox_args, model, options, prompt, number, interrupt)
+            interrupt.is_set = False
+            _answer(neox_args, model, options, prompt, number, interrupt)
 
 
 def _answer(neox_args, model, options, prompt: str, number: int, interrupt: "_InterruptFlag") -> None:
@@ -81,26 +81,28 @@ def _enable_line_editing() -> None:
             info("(this Python has no readline: no line editing)")
 
 
-def _shared_prompt(prompt_end: str) -> str | None:
+def _shared_prompt(prompt_end: str, interrupt: "_InterruptFlag") -> str | None:
     """The next prompt, on all ranks; None at the end of input."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return _read_prompt(prompt_end)
+        return _read_prompt(prompt_end, interrupt)
     if dist.get_rank() != 0:
         while (message := broadcast_json(None)) == "wait":
             continue
         return message["prompt"]
     with heartbeat(lambda: broadcast_json("wait"), HEARTBEAT_SECONDS):
-        prompt = _read_prompt(prompt_end)
+        prompt = _read_prompt(prompt_end, interrupt)
     broadcast_json({"prompt": prompt})
     return prompt
 
 
-def _read_prompt(prompt_end: str) -> str | None:
+def _read_prompt(prompt_end: str, interrupt: "_InterruptFlag") -> str | None:
     """Read from the terminal until `prompt_end`; Ctrl-C drops what was typed. None at the end of input."""
     lines: list[str] = []
     while True:
         try:
-            lines.append(_typed(CONTINUATION_LABEL if lines else PROMPT_LABEL))
+            with interrupt.reading():
+                line = _typed(CONTINUATION_LABEL if lines else PROMPT_LABEL)
+            lines.append(line)
         except EOFError:
             write("\n")
             return None
@@ -126,18 +128,19 @@ def _typed(label: str) -> str:
 
 
 class _InterruptFlag:
-    """Turns Ctrl-C during a sample into a flag; at the prompt it stays what it is.
+    """Turns Ctrl-C into a flag; only while somebody types it stays what it is, and is raised.
 
     Every process of the job gets the signal from the terminal, each at its own moment: rank 0's decides.
 
     Attributes: is_set: what all ranks have agreed on. The signal only ever sets a flag of its own, so that one that
-    comes while they agree counts the next time instead of being overwritten.
+    comes while they agree counts the next time instead of being overwritten, and one that comes between a prompt and
+    its sample stops that sample.
     """
 
     def __init__(self):
         self.is_set = False
         self._asked = False
-        self._sampling = False
+        self._reads = False
         self._before = None
 
     def __enter__(self) -> "_InterruptFlag":
@@ -148,19 +151,20 @@ class _InterruptFlag:
         signal.signal(signal.SIGINT, self._before)
 
     def _caught(self, number, frame) -> None:
-        if self._sampling:
-            self._asked = True
-        elif is_writer():
+        if self._reads:
+            self._reads = False  # Another one shall not strike whoever handles this one.
             raise KeyboardInterrupt
+        self._asked = True
 
     @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Within the block Ctrl-C sets the flag."""
-        self.is_set, self._asked, self._sampling = False, False, True
+    def reading(self) -> Iterator[None]:
+        """Within the block Ctrl-C is raised, at most once."""
         try:
+            self._reads = True
+            self._asked = False
             yield
         finally:
-            self._sampling = False
+            self._reads = False
 
     def shared(self) -> bool:
         """Whether rank 0 was interrupted, on all ranks."""

@@ -4,7 +4,6 @@ off, and whether anything moves."""
 import contextlib
 import errno
 import hmac
-import resource
 import secrets
 import selectors
 import socket
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron.common.errors import COME_AGAIN
+from megatron.common.files import allow_open_files
 from megatron.common.lifeline import LOST_SECONDS, PLACES_VARIABLE, RESTARTS_VARIABLE, TOKEN_VARIABLE
 from megatron.common.wire import Wire, WireError, keep_alive
 from megatron.launcher.failures import Failure, Loss
@@ -74,7 +74,8 @@ class Coordinator:
         self._size, self._patience, self._restarts = job.size, job.patience, job.restarts
         self._names_hosts = not job.is_local
         self._token = secrets.token_hex(16)
-        _allow_files(2 * job.size + _STRANGERS + _OWN_FILES)
+        # The usual thousand is for programs that do not serve thousands of ranks.
+        allow_open_files(2 * job.size + _STRANGERS + _OWN_FILES)
         self._listener = socket.create_server(("127.0.0.1" if job.is_local else "", 0), backlog=1024)
         port = self._listener.getsockname()[1]
         addresses = ["127.0.0.1"] if job.is_local else _own_addresses(list(job.hosts))
@@ -391,15 +392,6 @@ def _readable(trace: bytes) -> str:
     """What faulthandler has written, without its heading and the thread of the lifeline."""
     threads = trace.decode(errors="replace").partition("\n")[2].split("\n\n")
     return "\n\n".join(thread for thread in threads if "lifeline.py" not in thread)
-
-
-def _allow_files(count: int) -> None:
-    """Let this process have that many open files, as far as the system's administrator does: the usual thousand is for
-    a program that serves no thousands of ranks."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _own_addresses(hosts: list[str]) -> list[str]:

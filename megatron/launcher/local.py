@@ -33,7 +33,8 @@ def run_local(job: Job) -> Outcome:
 
     A worker that fails ends the job: the others are ended too and its error is shown once. So does a stall
     (job.patience). SIGINT, SIGTERM and SIGHUP are passed on, and the workers are given all the time they need to finish
-    their step and save; who insists has them killed. SIGUSR1 and SIGUSR2 are passed on, however often they come.
+    their step and save; who insists has them killed. SIGUSR1 and SIGUSR2 are passed on, however often they come, and
+    again to workers that begin to listen later.
 
     Returns: code 0; COME_AGAIN if the workers ask for another start; the exit code of the worker that failed first
     (128 + signal for one killed by a signal); or 1 after a stall.
@@ -49,6 +50,7 @@ class _Watch:
         self._processes: list[subprocess.Popen] = []
         self._interrupts = Interrupts()
         self._told = False
+        self._arrived: set[int] = set()
         self._wake_reader, self._wake_writer = os.pipe()
         self._coordinator = Coordinator(job)
 
@@ -78,7 +80,7 @@ class _Watch:
             stdin=None if index == 0 else subprocess.DEVNULL,
             # A session of its own: Ctrl-C reaches the launcher alone, which passes it on once.
             start_new_session=True,
-            preexec_fn=die_with_parent(os.getpid()),
+            preexec_fn=_prepare(os.getpid()),
         )
 
     def _wait(self) -> Outcome:
@@ -97,6 +99,7 @@ class _Watch:
             if self._interrupts.insists:
                 return Outcome(128 + signal.SIGINT)
             self._acknowledge()
+            self._repeat_announcements()
             self._sleep(POLL_SECONDS)
 
     def _codes(self) -> dict[int, int | None]:
@@ -147,6 +150,14 @@ class _Watch:
             with contextlib.suppress(NeoXError):
                 print_rank_0(f"{name}: waiting for the processes to stop; again to kill them")
 
+    def _repeat_announcements(self) -> None:
+        """For workers that were not listening yet; to the others they are nothing new."""
+        newcomers = set(self._coordinator.present) - self._arrived
+        self._arrived |= newcomers
+        for number in dict.fromkeys(self._interrupts.announced):
+            for rank in newcomers:
+                self._signal(self._processes[rank], number)
+
     def _sleep(self, seconds: float) -> None:
         """Until a process ends, a signal arrives, or the time is over."""
         if self._coordinator.serve(seconds, self._wake_reader):
@@ -176,8 +187,11 @@ class _Watch:
 
     def _signal_all(self, number: int) -> None:
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(number)
+            self._signal(process, number)
+
+    def _signal(self, process: subprocess.Popen, number: int) -> None:
+        if process.poll() is None:
+            process.send_signal(number)
 
     def _kill_all(self) -> None:
         """Kill what is left, each with the processes it has started."""
@@ -187,6 +201,17 @@ class _Watch:
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self._processes:
             process.wait()
+
+
+def _prepare(parent: int) -> Callable[[], None]:
+    """A function for a new worker: it dies with us, and an announcement before it listens does not kill it."""
+    tie = die_with_parent(parent)
+
+    def prepare() -> None:
+        tie()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    return prepare
 
 
 def die_with_parent(parent: int) -> Callable[[], None]:

@@ -3,8 +3,8 @@
 Convention (arXiv:2104.04473, arXiv:2204.02311): a multiply-add is two operations; matrix products of the forward pass
 once, of the backward pass twice; attention scores over the full s x s square, although a causal kernel may skip half,
 or over the s x w strip of a window of w positions, or over as much of the square as a block-sparse layout has of all
-the blocks that causal attention has. Model FLOPs (MFU) leave
-recomputation out; hardware FLOPs (HFU) count the forward pass of recomputed layers again.
+the blocks that causal attention has. Model FLOPs (MFU) leave recomputation out; hardware FLOPs (HFU) count the forward
+pass of recomputed layers again.
 """
 
 import math
@@ -15,6 +15,8 @@ import torch
 
 from megatron.model.attention.backend import pattern_of_layer
 from megatron.model.attention.pattern import BlockLayout
+from megatron.model.blocks.mamba import CONV_WIDTH, STATES
+from megatron.model.rwkv.mixing import DECAY_RANK, MIX_RANK
 from megatron.neox_arguments.attention_sizes import head_size, key_value_heads
 from megatron.neox_arguments.block_sizes import gmlp_width, mamba_channels
 from megatron.neox_arguments.experts import expert_width, has_experts
@@ -95,19 +97,19 @@ def _experts(args: Any) -> float:
 
 
 def _mamba(args: Any, layer_number: int, sequence: int) -> float:
-    """arXiv 2312.00752: two projections in and one out, a convolution over 4 positions, the projections of step, B and
-    C with 16 states a channel, and the scan at 7 operations for each state."""
+    """arXiv 2312.00752: two projections in and one out, a convolution, the projections of step, B and C, and the scan
+    at 7 operations for each state."""
     hidden, channels = args.hidden_size, mamba_channels(args)
     step_rank = math.ceil(hidden / 16)
     projections = 2 * 3 * hidden * channels
-    return projections + channels * (2 * 4 + 4 * step_rank + (4 + 7) * 16 + 1)
+    return projections + channels * (2 * CONV_WIDTH + 4 * step_rank + (4 + 7) * STATES + 1)
 
 
 def _rwkv(args: Any, layer_number: int, sequence: int) -> float:
     """arXiv 2404.05892: receptance, key, value, gate and output of the time mix, its low-rank mixtures, the recurrence
     at 6 operations for each state, and three matrices of the channel mix."""
     hidden, width = args.hidden_size, args.dim_att
-    time_mix = 2 * 5 * hidden * width + 2 * (2 * 5 * 32 * hidden + 64 * (hidden + width))
+    time_mix = 2 * 5 * hidden * width + 2 * (2 * 5 * MIX_RANK * hidden + DECAY_RANK * (hidden + width))
     recurrence = 6 * width * (width // args.num_attention_heads)
     return time_mix + recurrence + 2 * (hidden * hidden + 2 * hidden * args.ffn_dim)
 

@@ -84,7 +84,6 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
     ):
         self.neox_args = neox_args
         self.parallel_output = parallel_output
-        self.sequence_parallel = neox_args.sequence_parallel
         specs = layer_specs(neox_args, parallel_output, num_tokentypes, use_cache)
         method = partition_method(neox_args, map(layer_name, specs))
         default_loss = functools.partial(cross_entropy, _fp16=neox_args.fp16_lm_cross_entropy)
@@ -165,7 +164,6 @@ class GPT2ModelPipe(InferenceModes, PipelineModule):
             self.checkpoint,
             parent_class_name=type(self).__name__,
             parallel_output=self.parallel_output,
-            sequence_parallel=self.sequence_parallel,
         )
 
 

@@ -39,7 +39,6 @@ def build_sequential(
         checkpoint_interval(neox_args),
         checkpoint_function(neox_args),
         parallel_output=parallel_output,
-        sequence_parallel=neox_args.sequence_parallel,
     )
     link_parameters(enumerate(model.sequential), owning_layers(neox_args))
     finish_model(model, neox_args)

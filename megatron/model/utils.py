@@ -1,5 +1,6 @@
 """Running a list of layers, and what optimizers and gradient reductions need to know about their parameters."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -118,7 +119,7 @@ class InferenceModes:
     """Switching a model between training and inference; mixed into the model classes.
 
     The class supplies output_layers(), the objects whose `parallel_output` says whether logits stay cut over the
-    ranks, and has the attributes parallel_output and sequence_parallel as it was built.
+    ranks, and has the attribute parallel_output as it was built.
     """
 
     def output_layers(self) -> list[Any]:
@@ -127,34 +128,31 @@ class InferenceModes:
     def inference_mode(self, use_cache: bool = True) -> None:
         """Evaluation mode, logits gathered over the tensor-parallel ranks, keys and values cached if asked for."""
         self.eval()
-        # A single new token cannot be cut over the ranks, so inference leaves the sequence whole.
-        self._set_modes(use_cache=use_cache, parallel_output=False, sequence_parallel=False, generating=True)
+        self._set_modes(generating=True, use_cache=use_cache, parallel_output=False)
 
     def train_mode(self) -> None:
         """Training mode as the model was built."""
         self.train()
-        self._set_modes(
-            use_cache=False,
-            parallel_output=self.parallel_output,
-            sequence_parallel=self.sequence_parallel,
-            generating=False,
-        )
+        self._set_modes(generating=False, use_cache=False, parallel_output=self.parallel_output)
 
-    def _set_modes(
-        self, use_cache: bool, parallel_output: bool, sequence_parallel: bool, generating: bool
-    ) -> None:
+    def _set_modes(self, generating: bool, use_cache: bool, parallel_output: bool) -> None:
         self.clear_cache()
+        for part in self._sequence_parallel_parts:
+            # A single new token cannot be cut over the ranks, so inference leaves the sequence whole.
+            part.sequence_parallel = not generating
         for module in self.modules():
-            if module is not self and hasattr(module, "sequence_parallel"):
-                module.sequence_parallel = sequence_parallel
             if hasattr(module, "generating"):
                 module.generating = generating
         for state in decoding_states(self):
             state.use_cache = use_cache
         for layer in self.output_layers():
             layer.parallel_output = parallel_output
-            if hasattr(layer, "sequence_parallel"):
-                layer.sequence_parallel = sequence_parallel
+
+    @functools.cached_property
+    def _sequence_parallel_parts(self) -> list[Any]:
+        """What works on a part of the sequence in training, as the model was built."""
+        parts = (*self.modules(), *self.output_layers())
+        return [part for part in parts if getattr(part, "sequence_parallel", False)]
 
     def clear_cache(self) -> None:
         """Forget what has been kept for the tokens to come."""
@@ -171,7 +169,6 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         activation_checkpoint_func: like mpu.checkpoint.
         parent_class_name: class of the model that the layers come from, if any.
         parallel_output: in training, logits stay cut over the tensor-parallel ranks.
-        sequence_parallel: in training, blocks work on a part of the sequence.
     """
 
     def __init__(
@@ -181,7 +178,6 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         activation_checkpoint_func: Callable[..., Any],
         parent_class_name: str | None = None,
         parallel_output: bool = True,
-        sequence_parallel: bool = False,
     ):
         super().__init__()
         modules = [layer if isinstance(layer, torch.nn.Module) else Lambda(layer) for layer in layers]
@@ -190,7 +186,6 @@ class SequentialWrapper(InferenceModes, torch.nn.Module):
         self.activation_checkpoint_func = activation_checkpoint_func
         self.parent_class_name = parent_class_name
         self.parallel_output = parallel_output
-        self.sequence_parallel = sequence_parallel
         self.batch_fn: Callable | None = None
 
     def set_batch_fn(self, fn: Callable | None) -> None:

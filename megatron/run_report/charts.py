@@ -91,23 +91,27 @@ def other_charts(runs: list[Run]) -> tuple[list[Chart], int]:
 class Points:
     """What is drawn of a series: x int64 [n], y float64 [n] (not a number: a gap), and the range of the values that a
     point stands for, where it is asked for and they are several; bad: iterations of infinite values and of such that
-    are not numbers."""
+    are not numbers; last: the last value where the last point stands for several, else None."""
 
     x: np.ndarray
     y: np.ndarray
     low: np.ndarray | None
     high: np.ndarray | None
     bad: np.ndarray
+    last: float | None = None
 
 
 def condensed(series: Series, limit: int, ranges: bool = False) -> Points:
-    """At most `limit` points: means of stretches of equally many values, but the first and the last as they are."""
+    """At most `limit` points: the first value, and means of stretches of equally many others, up to the last iteration.
+
+    The last value by itself would stand out of a noisy curve's means like something that has just happened.
+    """
     finite = np.isfinite(series.values)
     bad = series.iterations[~finite]
     count = len(series)
     if count <= limit:
         return Points(series.iterations, np.where(finite, series.values, np.nan), None, None, bad)
-    edges = np.unique(np.concatenate([[0], np.linspace(1, count - 1, max(limit - 1, 2)).astype(np.int64)]))
+    edges = np.concatenate([[0], np.linspace(1, count, max(limit, 3))[:-1].astype(np.int64)])
     sizes = np.diff(np.append(edges, count))
     known = np.add.reduceat(finite.astype(np.int64), edges)
     sums = np.add.reduceat(np.where(finite, series.values, 0.0), edges)
@@ -119,7 +123,8 @@ def condensed(series: Series, limit: int, ranges: bool = False) -> Points:
         high = np.maximum.reduceat(np.where(finite, series.values, -np.inf), edges)
         low, high = np.where(known, low, np.nan), np.where(known, high, np.nan)
     middles = np.add.reduceat(series.iterations, edges) // sizes
-    return Points(middles, means, low, high, bad)
+    middles[-1] = series.iterations[-1]
+    return Points(middles, means, low, high, bad, float(series.values[-1]))
 
 
 def axes(run: Run, limit: int = 300) -> tuple[list[int], list[float] | None, list[float] | None]:

@@ -325,7 +325,8 @@
         html("span", "", "last", this.readout);
       }
       for (const { run, series, xs } of this.shownCurves) {
-        const n = pointed ? nearest(xs, state.at) : xs.length - 1, y = series.y[n];
+        const n = pointed ? nearest(xs, state.at) : xs.length - 1;
+        const y = !pointed && "last" in series ? series.last : series.y[n];
         const span = html("span", "c" + run.colour, null, this.readout);
         span.title = run.name;
         if (pointed && this.x(state.at) > this.x(xs[xs.length - 1]) + 8) {

@@ -33,7 +33,7 @@ def page(runs: list[Run], title: str) -> str:
         script=script,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         legend=_legend(runs),
-        summary=_summary(runs),
+        summary=_summary(runs) + _notes(runs),
         starts=_starts(runs),
         settings=_settings(runs),
         others_hint=_others_hint(len(others), left_out),
@@ -95,6 +95,8 @@ def _numbers(points: Points, grids: list[list[int]]) -> dict[str, Any]:
     found: dict[str, Any] = {"x": grids.index(x), "y": _short(points.y)}
     if points.low is not None:
         found |= {"low": _short(points.low), "high": _short(points.high)}
+    if points.last is not None:
+        found["last"] = _rounded(points.last)
     if len(points.bad):
         found["bad"] = points.bad[:: max(1, len(points.bad) // 200)].tolist()
     return found
@@ -156,7 +158,7 @@ def _head(corner: str, runs: list[Run]) -> str:
 
 
 def _starts(runs: list[Run]) -> str:
-    """The table of resumptions, and what was wrong with the files."""
+    """The table of resumptions."""
     rows = []
     for run in runs:
         for number, start in enumerate(run.starts):
@@ -172,14 +174,18 @@ def _starts(runs: list[Run]) -> str:
                 "" if start.startup is None else f"{start.startup:.1f} s",
             ]
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-    parts = []
-    if rows:
-        labels = ("Run", "", "After iteration", "When", "Iterations repeated", "Devices", "Preparation")
-        head = "".join(f"<th>{label}</th>" for label in labels)
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        parts.append(f'<div class="wide"><table class="starts"><tr>{head}</tr>{body}</table></div>')
-    parts += [f"<p>{escape(remark)}</p>" for run in runs for remark in _remarks(run)]
-    return f'<section id="starts"><h2>Starts</h2>{"".join(parts)}</section>' if parts else ""
+    if not rows:
+        return ""
+    labels = ("Run", "", "After iteration", "When", "Iterations repeated", "Devices", "Preparation")
+    head = "".join(f"<th>{label}</th>" for label in labels)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    table = f'<div class="wide"><table class="starts"><tr>{head}</tr>{body}</table></div>'
+    return f'<section id="starts"><h2>Starts</h2>{table}</section>'
+
+
+def _notes(runs: list[Run]) -> str:
+    """What was wrong with the files, where the reader begins."""
+    return "".join(f'<p class="note">{escape(remark)}</p>' for run in runs for remark in _remarks(run))
 
 
 def _remarks(run: Run) -> Iterable[str]:
@@ -213,7 +219,7 @@ def _settings(runs: list[Run]) -> str:
             opened = " open" if is_open else ""
             heading = f"<summary>{label} <small>{len(group)}</small></summary>"
             parts.append(f"<details{opened}>{heading}{_table(group, runs)}</details>")
-    return "".join(parts)
+    return f'<section id="configuration"><h2>Configuration</h2>{"".join(parts)}</section>'
 
 
 def _table(group: list[Setting], runs: list[Run]) -> str:

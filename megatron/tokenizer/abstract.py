@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ class AbstractTokenizer(ABC):
     def vocab(self) -> dict[str, int]:
         """Token to id."""
 
-    @property
+    @cached_property
     def inv_vocab(self) -> dict[int, str]:
         """Id to token."""
         return {number: token for token, number in self.vocab.items()}

@@ -43,10 +43,6 @@ class HFGPT2Tokenizer(AbstractTokenizer):
     def vocab(self) -> dict[str, int]:
         return self.tokenizer.get_vocab()
 
-    @cached_property
-    def inv_vocab(self) -> dict[int, str]:
-        return {number: token for token, number in self.vocab.items()}
-
     def tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 

@@ -32,10 +32,6 @@ class CompiledTokenizer(AbstractTokenizer):
     def vocab(self) -> dict[str, int]:
         return self.tokenizer.get_vocab(with_added_tokens=True)
 
-    @cached_property
-    def inv_vocab(self) -> dict[int, str]:
-        return {number: token for token, number in self.vocab.items()}
-
     def tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
 

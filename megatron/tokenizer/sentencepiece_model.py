@@ -45,10 +45,6 @@ class SentencePieceTokenizer(AbstractTokenizer):
     def vocab(self) -> dict[str, int]:
         return {self.tokenizer.id_to_piece(number): number for number in range(self.vocab_size)}
 
-    @cached_property
-    def inv_vocab(self) -> dict[int, str]:
-        return {number: token for token, number in self.vocab.items()}
-
     def tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 

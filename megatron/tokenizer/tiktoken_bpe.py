@@ -82,10 +82,6 @@ class TiktokenTokenizer(AbstractTokenizer):
         }
         return {**named, **encoding._special_tokens}
 
-    @cached_property
-    def inv_vocab(self) -> dict[int, str]:
-        return {number: token for token, number in self.vocab.items()}
-
     def tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, allowed_special="all")
 

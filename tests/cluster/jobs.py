@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from tests.cluster.hosts import Host
-from tests.common.runs import REPOSITORY, environment, write_config
+from tests.common.paths import ROOT
+from tests.common.runs import environment, write_config
 
 STEPS = 20
 LAYOUTS = {"tp2": {"model_parallel_size": 2}, "dp2": {"model_parallel_size": 1}}
@@ -64,9 +65,9 @@ def launch(
     """Type `deepy.py [OPTIONS] train.py NAME.yml` on a host, in `folder`, and wait for the end of the job."""
     command = [
         sys.executable,
-        REPOSITORY / "deepy.py",
+        ROOT / "deepy.py",
         *options,
-        REPOSITORY / "train.py",
+        ROOT / "train.py",
         write_job(folder, name, **settings),
     ]
     return host.run(command, folder, variables(env), check=check)
@@ -87,7 +88,7 @@ def probe(
     for old in folder.glob("rank_*.json"):
         old.unlink()
     config = write_config(folder, "probe.yml", **{**SMALL, "train_batch_size": 12, **settings})
-    command = [sys.executable, REPOSITORY / "deepy.py", "probe.py", config, *options]
-    done = host.run(command, folder, variables({"PYTHONPATH": str(REPOSITORY), **(env or {})}), check=check)
+    command = [sys.executable, ROOT / "deepy.py", "probe.py", config, *options]
+    done = host.run(command, folder, variables({"PYTHONPATH": str(ROOT), **(env or {})}), check=check)
     files = sorted(folder.glob("rank_*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in files], done.stdout + done.stderr

@@ -13,7 +13,8 @@ from tests.cluster.hosts import Host, cluster
 from tests.cluster.jobs import LAYOUTS, variables, write_hostfile, write_job
 from tests.cluster.slurm import slurm_cluster
 from tests.common.components import needs_program
-from tests.common.runs import REPOSITORY, prepare_corpus
+from tests.common.paths import ROOT
+from tests.common.runs import prepare_corpus
 
 LIMIT = 60  # seconds that any fault may take to end the job
 OPENMPI = ("openmpi", "mpirun.openmpi")
@@ -68,8 +69,8 @@ class Running:
         config = write_job(
             folder, launcher, launcher=launcher, hostfile=listed, train_batch_size=4, **settings
         )
-        env = variables({"PYTHONPATH": str(REPOSITORY)})
-        command = [sys.executable, REPOSITORY / "deepy.py", "worker.py", config]
+        env = variables({"PYTHONPATH": str(ROOT)})
+        command = [sys.executable, ROOT / "deepy.py", "worker.py", config]
         self._shown = folder / f"{launcher}.out"
         with self._shown.open("w") as output:
             self._process = hosts[0].start(command, folder, env, stdout=output)
@@ -97,8 +98,8 @@ class Running:
 def kill_worker(host: Host, script: str) -> None:
     """kill -9 the only process of a host that runs `script` itself."""
     worker = re.compile(rf"\S*python\S* (-u )?\S*{re.escape(script)} ")
-    (pid,) = [pid for pid, line in host.processes().items() if worker.match(line)]
-    os.kill(pid, 9)
+    # What it starts looks like itself for a moment.
+    os.kill(min(pid for pid, line in host.processes().items() if worker.match(line)), 9)
 
 
 def assert_nothing_is_left(hosts: list[Host]) -> None:
@@ -120,7 +121,7 @@ def test_a_training_whose_worker_is_killed_goes_on_by_itself(hosts, tmp_path):
     }
     long = {"train_iters": 240, "lr_decay_iters": 240, "keep_last_n_checkpoints": 2}
     config = write_job(tmp_path, "job", **settings, **long, **LAYOUTS["dp2"])
-    command = [sys.executable, REPOSITORY / "deepy.py", REPOSITORY / "train.py", config]
+    command = [sys.executable, ROOT / "deepy.py", ROOT / "train.py", config]
     with (tmp_path / "out").open("w") as output:
         job = hosts[0].start(command, tmp_path, variables(), stdout=output)
     while not (folder / "latest").exists():
@@ -161,9 +162,9 @@ def test_a_killed_process_ends_a_slurm_job(tmp_path):
         WORKER.replace("asked = []", "os.kill(os.getpid(), 9) if args.rank else None\n    asked = []")
     )
     config = write_job(tmp_path, "slurm", launcher="slurm", num_gpus=1, train_batch_size=4)
-    command = [sys.executable, REPOSITORY / "deepy.py", "worker.py", config]
+    command = [sys.executable, ROOT / "deepy.py", "worker.py", config]
     with slurm_cluster(tmp_path / "cluster", "node1", "node2") as slurm:
-        env = variables({"PYTHONPATH": str(REPOSITORY)})
+        env = variables({"PYTHONPATH": str(ROOT)})
         done = slurm.inside("--nodes=2").run(command, tmp_path, env, check=False, timeout=LIMIT)
         assert done.returncode == 1
         (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -206,7 +207,7 @@ def test_a_port_in_use_is_named_by_the_rank_that_wanted_it(hosts, tmp_path):
     listed = write_hostfile(tmp_path, "node1 slots=1", "node2 slots=1")
     settings = {"data_path": prepare_corpus(tmp_path, 20), "hostfile": listed, "master_port": 4567}
     config = write_job(tmp_path, "job", **settings, **LAYOUTS["dp2"])
-    command = [sys.executable, REPOSITORY / "deepy.py", REPOSITORY / "train.py", config]
+    command = [sys.executable, ROOT / "deepy.py", ROOT / "train.py", config]
     done = hosts[0].run(command, tmp_path, variables(), check=False, timeout=LIMIT)
     assert done.returncode != 0
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]

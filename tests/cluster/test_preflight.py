@@ -3,7 +3,7 @@
 from tests.cluster.hosts import cluster
 from tests.cluster.jobs import launch, write_hostfile
 from tests.common.components import needs_program
-from tests.common.runs import REPOSITORY
+from tests.common.paths import ROOT
 
 CHECKS_ONLY = ("--preflight", "--dry-run")
 
@@ -25,7 +25,7 @@ def test_every_bad_host_is_named_with_what_is_wrong(tmp_path):
     with cluster(tmp_path / "files", "near", "other", "lost") as (near, other, lost):
         changed = tmp_path / "train.py"
         changed.write_text("pass\n", encoding="utf-8")
-        other.run(["mount", "--bind", changed, REPOSITORY / "train.py"])
+        other.run(["mount", "--bind", changed, ROOT / "train.py"])
         lost.set_link(up=False)
         hostfile = write_hostfile(tmp_path, "near slots=1", "other slots=1", "lost slots=1")
         done = launch(

@@ -14,9 +14,9 @@ from megatron.common.slurm import allocation, cores_per_host, expand_hosts, meet
 from tests.cluster.jobs import LAYOUTS, STEPS, launch, losses, probe, variables, write_job
 from tests.cluster.slurm import slurm_cluster
 from tests.common.checkpoints import tensors_of
-from tests.common.runs import REPOSITORY
+from tests.common.paths import ROOT
 
-SBATCH = REPOSITORY / "tools" / "clusters" / "train.sbatch"
+SBATCH = ROOT / "tools" / "clusters" / "train.sbatch"
 LONG = 500
 
 
@@ -54,7 +54,7 @@ def test_a_process_knows_its_allocation_and_its_meeting_place(slurm, tmp_path):
 
 
 def test_a_hostfile_is_written_for_other_launchers(slurm, tmp_path):
-    tool = [sys.executable, REPOSITORY / "tools" / "clusters" / "write_hostfile.py"]
+    tool = [sys.executable, ROOT / "tools" / "clusters" / "write_hostfile.py"]
     done = slurm.run(["salloc", "--quiet", "-N2", *tool, "--slots=3"], directory=tmp_path)
     path = Path(done.stdout.strip())
     assert path.parent == tmp_path and path.name.startswith("hosts_")
@@ -101,7 +101,7 @@ def test_tp2_within_an_allocation_trains_as_on_one_machine(slurm, job_folder, jo
 
 def test_srun_may_start_the_script_itself(slurm, job_folder, job_data, on_one_machine):
     name = write_job(job_folder, "srun_dp2", data_path=job_data, deepspeed_slurm=True, **LAYOUTS["dp2"])
-    script = [sys.executable, REPOSITORY / "train.py", name]
+    script = [sys.executable, ROOT / "train.py", name]
     slurm.run(["srun", "--nodes=2", "--ntasks=2", *script], job_folder, variables())
     assert len(losses(job_folder, "srun_dp2")) == STEPS
     assert losses(job_folder, "srun_dp2") == on_one_machine("dp2")
@@ -119,7 +119,7 @@ def test_a_job_whose_time_ends_saves_is_queued_again_and_goes_on_bit_exact(
     config = write_job(job_folder, "requeued", launcher="slurm", num_gpus=1, **settings["requeued"])
     log = job_folder / "requeued.log"
     number = slurm.submit(
-        ["--gpus-per-node=0", f"--chdir={REPOSITORY}", f"--output={log}", SBATCH, job_folder / config],
+        ["--gpus-per-node=0", f"--chdir={ROOT}", f"--output={log}", SBATCH, job_folder / config],
         env=variables({"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}),
     )
     wait_for(lambda: log.exists() and "iteration       10/" in log.read_text(), log)

@@ -159,6 +159,8 @@ def browser(program: str) -> Iterator[Page]:
             [program, *FLAGS, f"--user-data-dir={profile}"],
             pass_fds=(3, 4, commands_out, answers_in),
             preexec_fn=place_pipes,
+            # It leaves folders of its own there when it is killed.
+            env={**os.environ, "TMPDIR": profile},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

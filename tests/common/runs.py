@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.common.corpus import stdlib_documents, write_jsonl
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.common.paths import ROOT
 
 TINY = {
     "tokenizer_type": "CharLevelTokenizer",
@@ -70,10 +69,8 @@ def environment() -> dict:
 
 def _resolved(arguments: list) -> list[str]:
     script, *rest = map(str, arguments)
-    rest = [
-        str(REPOSITORY / item) if item in ("train.py", "generate.py", "eval.py") else item for item in rest
-    ]
-    return [str(REPOSITORY / script), *rest]
+    rest = [str(ROOT / item) if item in ("train.py", "generate.py", "eval.py") else item for item in rest]
+    return [str(ROOT / script), *rest]
 
 
 BY_CHARACTERS = ("--tokenizer-type", "CharLevelTokenizer")

@@ -13,17 +13,17 @@ from tests.common.distributed import run_distributed
 def _prompts_of_a_slow_typist():
     typed = iter(["first", "", None])
 
-    def read(prompt_end):
+    def read(prompt_end, interrupt):
         time.sleep(0.3)
         return next(typed)
 
     interactive.HEARTBEAT_SECONDS = 0.02  # many of them while the person is typing
     interactive._read_prompt = read
-    return [interactive._shared_prompt("\n") for _ in range(3)]
+    return [interactive._shared_prompt("\n", interactive._InterruptFlag()) for _ in range(3)]
 
 
 def _interrupted_on(rank):
-    with interactive._InterruptFlag() as interrupt, interrupt.sampling():
+    with interactive._InterruptFlag() as interrupt:
         if dist.get_rank() == rank:
             os.kill(os.getpid(), signal.SIGINT)
         return interrupt.shared(), interrupt.shared()

@@ -10,7 +10,11 @@ from tests.grid.worker import share_process_groups
 LAYOUTS = {
     "pipeline": {"pipe_parallel_size": 2},
     "parameters cut over replicas": {"zero_optimization": {"stage": 3}},
-    "sequence cut over tensor ranks": {"model_parallel_size": 2, "sequence_parallel": True},
+    "sequence cut over tensor ranks": {
+        "model_parallel_size": 2,
+        "sequence_parallel": True,
+        "no_weight_tying": False,  # the output layer is no module then
+    },
 }
 
 

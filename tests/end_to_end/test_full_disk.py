@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from megatron.checkpointing import manifest
-from tests.common.runs import REPOSITORY, environment, prepare_corpus, write_config
+from tests.common.paths import ROOT
+from tests.common.runs import environment, prepare_corpus, write_config
 
 # A small disk of its own, seen by these processes only and gone with them.
 MOUNT = "mount -t tmpfs -o size=2m tmpfs small"
 PRIVATE = ["unshare", "-rm", "sh", "-ec"]
-TRAIN = f"{sys.executable} {REPOSITORY}/deepy.py {REPOSITORY}/train.py"
+TRAIN = f"{sys.executable} {ROOT}/deepy.py {ROOT}/train.py"
 
 
 def can_mount(directory) -> bool:

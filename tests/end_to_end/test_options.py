@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.runs import REPOSITORY, environment, prepare_corpus, run_command, write_config
+from tests.common.paths import ROOT
+from tests.common.ports import quiet_ports
+from tests.common.runs import environment, prepare_corpus, run_command, write_config
 
 ITERATION = re.compile(r"iteration +(\d+)/ +(\d+)")
 LOSS = re.compile(r"lm_loss: (\S+)")
@@ -67,11 +69,12 @@ def test_training_does_not_wait_for_a_compiler_that_it_does_not_use(straight_run
 def test_torchrun_starts_the_run_that_deepy_starts(place, straight, layout):
     directory, _ = place
     name = config(place, "torchrun", num_gpus=None, eval_iters=0, **layout)
-    port = str(random.randint(20000, 30000))
+    (port,) = map(str, quiet_ports(1))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
-        [*launcher, str(REPOSITORY / "train.py"), name],
-        cwd=directory, env=environment(), capture_output=True, text=True, timeout=180, check=False,
+        [*launcher, str(ROOT / "train.py"), name],
+        cwd=directory, env=environment() | {"TMPDIR": str(directory)},  # torchrun cleans up nothing
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [float(loss) for loss in LOSS.findall(done.stdout)] == pytest.approx(straight, rel=1e-4)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from tests.common.terminal import CTRL_C, CTRL_D, Terminal
 from tests.end_to_end.sandbox import make_sandbox, run_script, shorten
 
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 LOSS = re.compile(r"lm_loss: (\S+)")
 
 
@@ -117,11 +119,17 @@ def test_the_plan_of_a_large_model_is_shown(tour):
     assert "20,554,567,680" in output_of(tour, "20B.yml")
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link may point at within a page: its headings in small letters, with hyphens for spaces."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_all_links_of_the_documentation_lead_somewhere():
-    missing = [
-        f"{page.name}: {link}"
-        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-        for link in LINK.findall(page.read_text(encoding="utf-8"))
-        if not (page.parent / link).exists()
-    ]
+    missing = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for link, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+            target = page.parent / link if link else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                missing.append(f"{page.name}: {link}#{anchor}")
     assert missing == []

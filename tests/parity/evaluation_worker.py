@@ -54,14 +54,16 @@ def evaluate_exported(folder: str, tasks: str) -> dict:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    return summary(
-        simple_evaluate(
+    from megatron.evaluation.harness import without_inventory
+
+    with without_inventory():
+        results = simple_evaluate(
             model=HFLM(folder, device="cpu", batch_size=4, dtype="float32"),
             tasks=[name for name in TASKS if name != "toy_drawn"],
             task_manager=TaskManager(include_path=tasks, include_defaults=False),
             bootstrap_iters=20,
         )
-    )
+    return summary(results)
 
 
 def evaluate_ours(config: str, layout: dict, world_size: int) -> dict:

@@ -6,6 +6,7 @@ import transformers
 
 from megatron.model import build_sequential
 from tests.common.models import model_args, randomize
+from tests.parity.logits import assert_same_logits, give_weights
 
 ORIGINAL, LENGTH = 16, 24
 FACTORS = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [1.0, 2.0, 3.0, 4.0]}
@@ -85,10 +86,7 @@ def pair(kind: str):
             **(scaling or {}),
         },
     )
-    reference = transformers.LlamaForCausalLM(config).eval()
-    missing, unexpected = reference.load_state_dict(hugging_face_weights(model), strict=False)
-    assert not missing and not unexpected
-    return model, reference
+    return model, give_weights(transformers.LlamaForCausalLM(config), hugging_face_weights(model))
 
 
 @pytest.mark.parametrize("kind", SCALINGS)
@@ -96,11 +94,7 @@ def pair(kind: str):
 def test_logits_equal(kind):
     model, reference = pair(kind)
     for length in (LENGTH, ORIGINAL - 4):
-        tokens = torch.randint(0, 64, (3, length), generator=torch.Generator().manual_seed(length))
-        expected = reference(tokens).logits
-        assert expected.std() > 0.1
-        found = model((tokens, torch.arange(length).expand(3, length)))
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert_same_logits(model, reference, length=length)
 
 
 @pytest.mark.parametrize("kind", ["none", "linear", "dynamic", "yarn", "llama3"])

@@ -6,13 +6,13 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.common.paths import ROOT
+from tests.common.ports import quiet_ports
 from tests.unit.neox_arguments.basic import minimal
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 import json, os, sys
 from megatron.neox_arguments import NeoXArgs
@@ -38,17 +38,11 @@ def deepy(*arguments, cwd) -> subprocess.CompletedProcess:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A folder with a worker script and a configuration for two processes."""
     (tmp_path / "worker.py").write_text(WORKER)
-    config = minimal(global_num_gpus=None, num_gpus=2, master_port=free_port())
+    config = minimal(global_num_gpus=None, num_gpus=2, master_port=quiet_ports(1)[0])
     (tmp_path / "model.yml").write_text(json.dumps(config))
     return tmp_path
 

@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1, help="processes of the job (1)")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for an iteration (60)")
     args = parser.parse_args()
+    if args.ranks < 1:
+        raise ConfigError(f"--ranks: {args.ranks} must be at least 1")
     places = [_place(text) for text in args.servers or []] or addresses(args.host, args.port, args.ranks)
     version, weights = fetch_model(places, seconds=args.wait)
     with atomic_path(args.output) as path:

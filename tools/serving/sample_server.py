@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megatron.common.errors import DataError, run_main  # noqa: E402
+from megatron.common.errors import ConfigError, DataError, run_main  # noqa: E402
 from megatron.common.messages import SAMPLE_TOKEN  # noqa: E402
 from megatron.serving.samples import SampleServer  # noqa: E402
 
@@ -33,8 +33,11 @@ class FileOfSamples:
     """
 
     def __init__(self, path: Path, prompts: int, encode=None):
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        groups = [_group(path, number, line, encode) for number, line in enumerate(lines, 1)]
+        # Texts may hold other characters that Python takes for ends of lines.
+        lines = enumerate(_text(path).split("\n"), 1)
+        groups = [_group(path, number, line, encode) for number, line in lines if line.strip()]
+        if not groups:
+            raise DataError(f"{path} has no samples in it: give it a line for each prompt")
         by_split = {s: [group for split, group in groups if split in (None, s)] for s in SPLITS}
         self.counts = {split: len(found) for split, found in by_split.items()}
         self._next = {split: cycle(found) for split, found in by_split.items()}
@@ -43,6 +46,14 @@ class FileOfSamples:
     def answer(self, split: str, rank: int) -> list[dict]:
         with self._lock:
             return list(islice(self._next.get(split, iter(())), self._prompts))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read as UTF-8 text: {reason}") from None
 
 
 def _group(path: Path, number: int, line: str, encode) -> tuple[str | None, dict]:
@@ -96,6 +107,8 @@ def main() -> None:
     parser.add_argument("--vocab-file")
     parser.add_argument("--merge-file")
     args = parser.parse_args()
+    if args.prompts < 1:
+        raise ConfigError(f"--prompts: {args.prompts} must be at least 1")
     samples = FileOfSamples(args.file, args.prompts, _encoder(args))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with SampleServer(samples.answer, args.port, args.address, os.environ.get(SAMPLE_TOKEN)) as server:

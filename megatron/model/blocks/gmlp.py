@@ -214,6 +214,7 @@ LACKS = {
     "gated activation": "its blocks are gated by themselves; choose one such as gelu",
     "norms behind branches": "its one norm stands before the block",
     "maximal update parametrisation": "its weights over positions have no width",
+    "soft prompt": "its weights are of seq_length places, and a text of that length behind the prompt needs more",
     "isolated documents": "its weights belong to places in the sample, wherever a document starts",
 }
 register("block", "gmlp", lacks=LACKS)(GMLPBlock)

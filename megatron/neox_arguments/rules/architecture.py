@@ -159,6 +159,17 @@ def _shared_layers(args: Any) -> Iterator[str]:
         )
 
 
+@rule("pos_emb", "num_layers", "checkpoint_activations", "checkpoint_num_layers", "zero_stage")
+def _shared_positions(args: Any) -> Iterator[str]:
+    stretches = (args.num_layers or 1) / max(1, args.checkpoint_num_layers)
+    if args.pos_emb == "rpe" and args.checkpoint_activations and args.zero_stage >= 2 and stretches > 1:
+        yield (
+            f"pos_emb: rpe with checkpoint_activations needs zero_optimization.stage 0 or 1, not {args.zero_stage}: "
+            "all layers share its table, each recomputed stretch of them brings a gradient of its own, and DeepSpeed "
+            "takes one"
+        )
+
+
 rule(
     "attention_config",
     "hidden_size",

@@ -80,6 +80,12 @@ def _ranges(args: Any) -> Iterator[str]:
             yield f"{key}={value} must lie between 0 and 1"
 
 
+@rule("num_nodes")
+def _machines(args: Any) -> Iterator[str]:
+    if args.num_nodes < 1 and args.num_nodes != -1:
+        yield f"num_nodes={args.num_nodes} must be above 0, or -1 for all machines"
+
+
 def _must_be_set(key: str) -> None:
     @rule(key)
     def _is_set(args: Any) -> Iterator[str]:

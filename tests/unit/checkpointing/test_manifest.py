@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest
+from megatron.checkpointing import delete_old_checkpoints, is_save_iter, manifest, retention
 from megatron.checkpointing.choose import _first_undamaged, _offered
 from megatron.checkpointing.names import get_checkpoint_tag, saved_iterations
 from megatron.checkpointing.retention import delete_abandoned_saves
@@ -75,6 +75,20 @@ def test_missing_checkpoint_is_an_error_unless_the_run_saves_to_the_same_place(t
     with pytest.raises(CheckpointError, match="leave `load` out"):
         choose(tmp_path, save=str(tmp_path / "elsewhere"))
     assert choose(tmp_path, save=str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("mp_rank_00_model_states.pt", "is a checkpoint itself: name the folder that holds it"),
+        ("config.json", "is a Hugging Face model: .*convert_hf_to_neox.py"),
+    ],
+)
+def test_what_is_mistaken_for_a_folder_of_checkpoints_is_told(tmp_path, file, message):
+    (tmp_path / file).touch()
+    for save in (None, str(tmp_path)):
+        with pytest.raises(CheckpointError, match=message):
+            choose(tmp_path, save=save)
 
 
 def test_foreign_checkpoint_without_manifest_counts_only_if_latest_names_it(tmp_path):
@@ -177,6 +191,29 @@ def test_retention_deletes_only_complete_checkpoints_of_this_program(tmp_path):
     delete_old_checkpoints(str(tmp_path) + "/", 2)
     assert saved_iterations(tmp_path) == [5, 30, 40]
     assert (tmp_path / "global_step10_backup").is_dir()
+
+
+def test_a_deletion_that_was_interrupted_leaves_nothing_that_looks_like_a_checkpoint(tmp_path, monkeypatch):
+    for iteration in (10, 20):
+        make_checkpoint(tmp_path, iteration)
+    monkeypatch.setattr(retention, "remove", lambda path: None)
+    delete_old_checkpoints(str(tmp_path), 1)
+    monkeypatch.undo()
+    assert saved_iterations(tmp_path) == [20]
+    delete_abandoned_saves(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step20", "latest"]
+
+
+def test_a_checkpoint_that_cannot_be_deleted_ends_no_training(tmp_path, monkeypatch, capfd):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied")
+
+    for iteration in (10, 20):
+        make_checkpoint(tmp_path, iteration)
+    monkeypatch.setattr(retention.os, "rename", refuse)
+    delete_old_checkpoints(str(tmp_path), 1)
+    assert saved_iterations(tmp_path) == [10, 20]
+    assert "global_step10 could not be deleted (Permission denied)" in capfd.readouterr().err
 
 
 def test_retention_never_deletes_what_latest_names_nor_later_ones_of_another_run(tmp_path):

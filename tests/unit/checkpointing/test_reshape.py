@@ -52,12 +52,19 @@ def values(scale: int = 1) -> dict[str, dict[str, torch.Tensor]]:
     return {name: {kind: draw(spec) for kind in (MASTER, *KINDS)} for name, spec in SPECS.items()}
 
 
-def write(root: Path, tensors: dict[str, dict[str, torch.Tensor]], specs=SPECS, vocabulary: int = 7) -> Path:
-    """A tree of one process in fp32, as a run leaves it."""
+def write(
+    root: Path,
+    tensors: dict[str, dict[str, torch.Tensor]],
+    specs=SPECS,
+    vocabulary: int = 7,
+    trained: list[str] | None = None,
+) -> Path:
+    """A tree of one process in fp32, as a run leaves it. trained: parameters in the optimizer, by itself all."""
     directory = root / "global_step4"
     directory.mkdir(parents=True)
     groups = [[name for name in tensors if tensors[name][MASTER].dim() > 1 or not number] for number in (1,)]
     groups = [groups[0], [name for name in tensors if name not in groups[0]]]
+    groups = groups if trained is None else [trained]
     order = [name for group in groups for name in group]
     states = {
         number: {kind: tensors[name][kind] for kind in KINDS} | {"step": torch.tensor(4.0)}
@@ -149,6 +156,18 @@ def test_weights_alone_are_enough_if_nothing_else_is_wanted(source, tmp_path):
     assert torch.equal(tree.part("0.word_embeddings.weight", "weight", 0), embedding[:4])
     # The second rank's last row is the padding of this layout.
     assert torch.equal(tree.part("0.word_embeddings.weight", "weight", 1)[:3], embedding[4:])
+
+
+def test_a_stage_of_which_nothing_is_trained_comes_back_too(tmp_path):
+    """As with a soft prompt, the only trained weights of its model."""
+    drawn, trained = values(), "0.word_embeddings.weight"
+    root = write(tmp_path / "frozen", drawn, trained=[trained])
+    there = reshape(Task(root, Layout(2, 1, 2, 1, "fp32")), tmp_path / "there", jobs=1)
+    back = reshape(Task(there, PLAIN), tmp_path / "back", jobs=1)
+    tree = SourceTree(back, tensor_size=1)
+    assert tree.groups() == [[trained]]
+    assert all(torch.equal(tree.part(trained, kind, 0), drawn[trained][kind]) for kind in KINDS)
+    assert all(torch.equal(tree.part(name, "weight", 0), kinds[MASTER]) for name, kinds in drawn.items())
 
 
 @pytest.mark.parametrize("layout", [LAYOUTS["dp3 x tp2, ZeRO-3"], LAYOUTS["bf16"]], ids=["ZeRO-3", "bf16"])

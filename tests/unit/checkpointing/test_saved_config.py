@@ -31,6 +31,15 @@ def test_the_same_config_fits_in_silence(saved, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_config_as_it_is_written_which_converted_models_keep_fits_in_silence(tmp_path, capfd):
+    kinds = {"attention_config": [[["local", "global"], "all"]]}
+    (tmp_path / "neox_args.json").write_text(json.dumps(BASE | kinds))
+    check(tmp_path, **kinds)
+    assert capfd.readouterr().err == ""
+    check(tmp_path, attention_config=[[["local"], "all"]])
+    assert "attention_config is " in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+import time
 
 import pytest
 import torch
@@ -28,6 +30,28 @@ def test_what_the_system_reports_late_is_a_failure_too(tmp_path, function, monke
     monkeypatch.setattr(os, function, fail)
     with pytest.raises(OSError, match="Input/output error"):
         writing.write_tensors({"x": torch.zeros(20_000_000)}, tmp_path / "x.pt")
+
+
+def test_nothing_is_synced_any_more_when_the_file_is_closed(tmp_path, monkeypatch):
+    def save(state, file):
+        while not started.wait(0.01):  # until the helper has done its first, empty task
+            file.write(b"part")
+        raise RuntimeError("no memory")
+
+    def sync(handle):
+        started.set()
+        time.sleep(0.1)  # longer than closing takes
+        os.fstat(handle)
+        synced.append(handle)
+        return 0
+
+    started, synced = threading.Event(), []
+    monkeypatch.setattr(writing, "_SYNC_EVERY", 1)
+    monkeypatch.setattr(writing, "_sync", sync)
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError, match="no memory"):
+        writing.write_tensors({}, tmp_path / "x.pt")
+    assert synced
 
 
 def test_a_full_disk_is_reported_as_what_it_is():

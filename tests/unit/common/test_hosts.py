@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 
 from megatron.common import hosts
@@ -101,3 +103,13 @@ def test_a_slurm_allocation_is_filtered_like_a_host_file(monkeypatch, tmp_path):
     (tmp_path / "hosts").write_text("n2 slots=1\n")
     assert hosts.resource_pool(str(tmp_path / "hosts"), launcher="slurm") == {"n2": [0]}
     assert hosts.resource_pool(None, launcher="pdsh") == {}
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_take_nor_one_in_use(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("", port := hosts.free_port()))
+        other.listen()
+        drawn = iter([port - hosts._LOWEST_PORT] * 2 + list(range(100)))
+        monkeypatch.setattr(hosts.secrets, "randbelow", lambda count: next(drawn))
+        found = hosts.free_port()
+    assert found != port and 20_000 <= found < 32_000

@@ -1,13 +1,16 @@
 """A worker on its lifeline: it ends when the job does, whatever it is doing, and leaves nothing behind (P34)."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from megatron.common import lifeline
 from megatron.launcher.coordinator import Coordinator
 from megatron.launcher.job import Job
 from tests.unit.launcher.jobs import ROOT, is_running, wait_for
@@ -28,11 +31,16 @@ def coordinator():
     opened.close()
 
 
-def start(coordinator: Coordinator, folder: Path, script: str) -> subprocess.Popen:
-    """A worker that has come to its coordinator."""
+def popen(coordinator: Coordinator, folder: Path, script: str) -> subprocess.Popen:
+    """A worker that is to come to its coordinator."""
     environment = {"PYTHONPATH": str(ROOT), "RANK": "0", "WORLD_SIZE": "1", **coordinator.environment()}
     command = [sys.executable, "-c", HEAD + script, str(folder)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def start(coordinator: Coordinator, folder: Path, script: str) -> subprocess.Popen:
+    """A worker that has come to its coordinator."""
+    process = popen(coordinator, folder, script)
     assert wait_for(lambda: coordinator.serve(0.02) or not coordinator.missing)
     return process
 
@@ -125,6 +133,44 @@ def test_a_worker_that_comes_too_late_does_not_begin(coordinator, tmp_path):
     command = [sys.executable, "-c", HEAD + SLEEP, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1 and "nobody listens at 127.0.0.1:" in done.stderr
+
+
+def test_a_worker_whose_launcher_goes_while_it_says_hello_does_not_begin(monkeypatch):
+    ended = []
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    monkeypatch.setenv(lifeline.PLACES_VARIABLE, "127.0.0.1:1")
+    monkeypatch.setenv(lifeline.TOKEN_VARIABLE, "x")
+    monkeypatch.setattr(lifeline, "_connect", lambda places: (places[0], ours))
+    monkeypatch.setattr(lifeline.os, "_exit", ended.append)
+    lifeline.start()
+    ours.close()
+    assert ended == [1]
+
+
+def test_a_worker_ends_whatever_keeps_it_from_finding_its_children(coordinator, tmp_path):
+    process = start(coordinator, tmp_path, 'sys.modules["psutil"] = None\n' + SLEEP)
+    coordinator.tell_all("end")
+    assert end(process)[0] == 1
+
+
+def test_a_worker_that_has_said_its_last_word_is_watched_no_longer(tmp_path):
+    script = """
+import ctypes
+from megatron.common import lifeline
+def main():
+    lifeline.goodbye(0)
+    (here / "said").touch()
+    time.sleep(0.5)
+    ctypes.PyDLL(None).usleep(900_000)
+    os._exit(0)
+run_main(main)
+"""
+    with closing(Coordinator(Job("a", (), {"here": [0]}, True, False, "a", 1, patience=0.5))) as coordinator:
+        process = popen(coordinator, tmp_path, script)
+        assert wait_for((tmp_path / "said").exists)
+        coordinator.serve(0.1)  # It is welcome only now, and learns how long the launcher waits.
+        assert end(process) == (0, "")
 
 
 def test_what_a_worker_starts_is_not_taken_for_the_worker(coordinator, tmp_path):

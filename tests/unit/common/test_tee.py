@@ -1,9 +1,11 @@
+import io
 import os
 import subprocess
 import sys
 
 import pytest
 
+from megatron.common.tee import Tee
 from tests.common.paths import ROOT
 
 SCRIPT = """
@@ -35,3 +37,16 @@ def test_a_full_disk_ends_the_copy_with_a_warning_and_not_the_program():
     done = run("/dev/full")
     warning = "warning: /dev/full cannot be written (No space left on device): nothing more is copied to it"
     assert done.stdout.splitlines() == ["one", warning, "two", "three"] and done.stderr == ""
+
+
+def test_a_terminal_that_has_gone_does_not_take_the_copy_along(tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    copy = Tee(str(tmp_path / "log.txt"))
+    with pytest.raises(BrokenPipeError):
+        copy.write("one\n")
+    copy.close()
+    assert (tmp_path / "log.txt").read_text() == "one\n"

@@ -103,3 +103,19 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"mp_rank_00_model_states\.pt is damaged"):
         export_hf(path.parent, [], tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shard_size": "3XB"}, "--max_shard_size '3XB' is no size"),
+        ({"shard_size": "0GB"}, "--max_shard_size '0GB' is no size"),
+        ({"pad_token_id": 61}, "--pad-token-id 61 is beyond the model's vocabulary of 61 rows"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_written(tmp_path, options, message):
+    gpt_neox(tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "neox")
+    with pytest.raises(ConfigError, match=message):
+        export_hf(tmp_path / "neox", [], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

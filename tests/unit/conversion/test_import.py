@@ -1,5 +1,6 @@
 """Hugging Face folders of every form are read, and what does not fit is refused in one line."""
 
+import errno
 import json
 
 import pytest
@@ -9,9 +10,10 @@ import yaml
 
 from megatron.checkpointing import manifest
 from megatron.checkpointing.weights import SavedWeights
-from megatron.common.errors import CheckpointError, ConfigError
+from megatron.common.errors import CheckpointError, ConfigError, NeoXError
 from megatron.conversion.compare import check_logits
 from megatron.conversion.from_hf import import_hf
+from megatron.conversion.native_tree import NativeTree
 from megatron.conversion.to_hf import export_hf
 from tests.unit.conversion.models import SIZES, gpt_neox, make, same_bits
 
@@ -185,8 +187,37 @@ def test_files_of_other_things_are_refused(tmp_path, file, content, message):
 def test_a_checkpoint_is_never_written_over(tmp_path):
     gpt_neox(tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "neox")
+    (tmp_path / "neox/tokenizer").mkdir()
+    (tmp_path / "neox/tokenizer/mine").touch()
     with pytest.raises(CheckpointError, match="is there already"):
         import_hf(tmp_path / "hf", tmp_path / "neox")
+    assert (tmp_path / "neox/tokenizer/mine").exists()
+
+
+def test_a_config_that_somebody_has_changed_is_never_written_over(tmp_path, capfd):
+    gpt_neox(tmp_path / "hf")
+    first = import_hf(tmp_path / "hf", tmp_path / "neox")
+    mine = first.read_text().replace("train_iters: 1000", "train_iters: 7")
+    first.write_text(mine)
+    second = import_hf(tmp_path / "hf", tmp_path / "neox", tag="global_step1")
+    assert first.read_text() == mine and "stays as it is" in capfd.readouterr().err
+    assert (
+        second.parent == tmp_path / "neox/global_step1/configs" and "train_iters: 1000" in second.read_text()
+    )
+
+
+@pytest.mark.parametrize("moment", ["_lay_out", "put", "_place_config"])
+def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(tmp_path, monkeypatch, moment):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    gpt_neox(tmp_path / "hf")
+    monkeypatch.setattr(NativeTree, moment, fail)
+    with pytest.raises(
+        NeoXError, match=r"neox cannot be written \(No space left on device\); free some space"
+    ):
+        import_hf(tmp_path / "hf", tmp_path / "neox")
+    assert list((tmp_path / "neox").iterdir()) == []
 
 
 def test_folders_of_other_things_are_refused(tmp_path):

@@ -3,14 +3,17 @@
 import json
 
 import pytest
+import transformers
 
+from megatron.checkpointing.reshape import Task, reshape
 from megatron.checkpointing.target_tree import Layout
 from megatron.checkpointing.weights import SavedWeights
 from megatron.common.errors import CheckpointError, ConfigError
 from megatron.conversion.from_hf import import_hf
-from megatron.conversion.reshaping import check_layout, find_checkpoint
+from megatron.conversion.reshaping import check_layout, described_by, find_checkpoint
+from megatron.conversion.to_hf import export_hf
 from tests.common.models import model_args
-from tests.unit.conversion.models import gpt_neox
+from tests.unit.conversion.models import gpt_neox, same_bits
 
 
 def test_a_checkpoint_is_found_by_its_own_path_or_by_what_latest_names(tmp_path):
@@ -39,11 +42,23 @@ def test_a_checkpoint_is_found_by_its_own_path_or_by_what_latest_names(tmp_path)
     ],
 )
 def test_a_layout_that_no_run_could_have_is_refused_by_the_keys(tmp_path, tensor, pipe, message):
-    saved = model_args(num_kv_heads=2, model_parallel_size=2, precision="bfloat16").all_config
-    (tmp_path / "neox_args.json").write_text(json.dumps(saved, default=str))
+    saved = model_args(num_kv_heads=2, model_parallel_size=2, precision="fp16", fp16_lm_cross_entropy=True)
+    (tmp_path / "neox_args.json").write_text(json.dumps(saved.all_config, default=str))
     check_layout(tmp_path, [], Layout(4, 2, 2, 1, "fp32"))
     with pytest.raises(ConfigError, match=message):
         check_layout(tmp_path, [], Layout(1, tensor, pipe, 0, "fp32"))
+
+
+def test_a_converted_checkpoint_is_described_by_the_config_it_keeps(tmp_path):
+    model = gpt_neox(tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "neox", tensor=2)
+    directory = find_checkpoint(tmp_path / "neox")
+    specs, parallel_residual = described_by(directory, [])
+    task = Task(directory, Layout(1, 1, 2, 0, "fp32"), False, specs, parallel_residual)
+    there = reshape(task, tmp_path / "there", jobs=1)
+    assert (there / "layer_03-model_00-model_states.pt").is_file()
+    export_hf(there, [], tmp_path / "back")
+    assert same_bits(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back"), model)
 
 
 def test_weights_that_a_config_asks_for_in_vain_are_named(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from megatron import mpu
+from megatron.common import files
 from megatron.common.errors import ConfigError, DataError
 from megatron.data import data_utils
 from megatron.data.data_utils import (
@@ -229,8 +230,8 @@ def test_stages_between_the_first_and_the_last_read_nothing(prefix):
 
 def test_many_sources_raise_the_limit_of_open_files(monkeypatch):
     asked = []
-    monkeypatch.setattr(data_utils.resource, "getrlimit", lambda kind: (1024, 4096))
-    monkeypatch.setattr(data_utils.resource, "setrlimit", lambda kind, limits: asked.append(limits))
+    monkeypatch.setattr(files.resource, "getrlimit", lambda kind: (1024, 4096))
+    monkeypatch.setattr(files.resource, "setrlimit", lambda kind, limits: asked.append(limits))
     for count in (100, 2000, 100_000):
-        data_utils._allow_open_files(count)
+        files.allow_open_files(count)
     assert asked == [(2000, 4096), (4096, 4096)]

@@ -113,7 +113,7 @@ from megatron.data.loaders import LoaderIterator, make_data_loader
 from tests.unit.data.samples import config, make_gpt2
 iterator = LoaderIterator(make_data_loader(make_gpt2(sys.argv[1], 60), config(num_workers=2)), 0, True)
 next(iterator)
-print(*(worker.pid for worker in iterator._iterator._workers), flush=True)
+print(*(worker.pid for worker in iterator._loader._iterator._workers), flush=True)
 for line in sys.stdin:
     for _ in range(20):
         next(iterator)
@@ -122,9 +122,14 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def trainer(dataset):
+def trainer(dataset, tmp_path):
     command = [sys.executable, "-c", TRAINER, dataset.data_prefix]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         yield process, [int(pid) for pid in process.stdout.readline().split()]
         process.kill()
 
@@ -148,12 +153,13 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /pro
 
 
 @needs_proc
-def test_workers_of_a_killed_trainer_end(trainer):
+def test_workers_of_a_killed_trainer_end_and_leave_nothing_behind(trainer, tmp_path):
     process, workers = trainer
     assert len(workers) == 2 and all(map(alive, workers))
     process.kill()
     process.wait()
     assert wait_until_gone(workers)
+    assert not list((tmp_path / "tmp").glob("pymp-*"))
 
 
 @needs_proc

@@ -12,12 +12,23 @@ from tests.common.paths import ROOT
 DRIVER = """
 import json, os, signal, sys, time
 import torch
+from megatron.common import console
 from megatron.engine import stop
 
 def send(names):
     for name in names:
-        os.kill(os.getpid(), getattr(signal, name))
-        time.sleep(0.05)
+        if name.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(0.05)
+            continue
+        # stdout, stderr: whoever reads it has gone.
+        stream, (reader, writer) = getattr(sys, name), os.pipe()
+        kept = os.dup(stream.fileno())
+        os.close(reader)
+        os.dup2(writer, stream.fileno())
+        if name == "stdout":
+            console.info("a line for nobody")
+            os.dup2(kept, stream.fileno())
 
 def run(training, saving, echo):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -26,8 +37,9 @@ def run(training, saving, echo):
         send(training)
         told.poll()
         print(told.poll(), told.to_be_continued, flush=True)
-    send(saving)
-    print("saved", flush=True)
+    with stop.uninterrupted():
+        send(saving)
+        print("saved", flush=True)
     os._exit(0)
 
 for case in json.load(sys.stdin):
@@ -50,8 +62,13 @@ def test_signals_say_whether_to_go_on_later_and_who_insists_is_obeyed_at_once():
         (("SIGTERM", "SIGTERM"), (), 0.01): f"ended {-signal.SIGTERM}",
         (("SIGTERM",), ("SIGTERM",), 0.01): f"True False\nended {-signal.SIGTERM}",
         (("SIGINT", "SIGINT"), (), 100.0): f"ended {-signal.SIGINT}",
-        # Without a decision the signals have their old meaning afterwards.
-        ((), ("SIGUSR2",), 100.0): f"False False\nended {-signal.SIGUSR2}",
+        # Without a decision the signals have their old meaning afterwards, when the last save is done.
+        ((), ("SIGUSR2",), 100.0): f"False False\nsaved\nended {-signal.SIGUSR2}",
+        ((), ("SIGTERM", "SIGTERM"), 100.0): f"False False\nsaved\nended {-signal.SIGTERM}",
+        ((), ("SIGINT", "SIGINT"), 100.0): f"False False\nended {-signal.SIGINT}",
+        # What reads the output may go before the signal comes, or with it.
+        (("stdout",), ("stdout",), 100.0): STOP,
+        (("stderr", "SIGTERM"), (), 100.0): STOP,
     }
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],

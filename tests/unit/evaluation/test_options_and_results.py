@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,3 +117,16 @@ def test_a_tokenizer_without_a_template_is_told(tmp_path):
         ConfigError, match="eval_apply_chat_template: HFTokenizer with .* has no chat template"
     ):
         ChatTemplate("HFTokenizer", str(vocabulary))
+
+
+def test_prompts_make_room_for_what_a_task_asks_for_and_a_user_hears_of_it(capfd):
+    from megatron.evaluation.adapter import EvalHarnessAdapter
+
+    adapter = object.__new__(EvalHarnessAdapter)
+    adapter.neox_args, adapter._coder = SimpleNamespace(seq_length=8), SimpleNamespace(prefix=7)
+    assert adapter._options({"max_gen_toks": 6})["max_gen_toks"] == 6 and not capfd.readouterr().err
+    assert adapter._options({"max_gen_toks": 500})["max_gen_toks"] == 4
+    assert "500 new tokens, which seq_length=8 cannot hold; its texts end after 4" in capfd.readouterr().err
+    prompts = {0: list(range(5)), 1: [], 2: [6]}
+    assert adapter._prompts(prompts, 6) == {0: [3, 4], 1: [7], 2: [6]}
+    assert "1 of 3 prompts keep their last 2 tokens" in capfd.readouterr().err

@@ -59,7 +59,7 @@ def recorded(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     needs_package("wandb", "comet_ml")
     folder = tmp_path_factory.mktemp("trackers")
     environment = {key: value for key, value in os.environ.items() if key not in (*VARIABLES, "NETRC")}
-    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), "TMPDIR": str(folder)}
     command = [sys.executable, "-c", RECORD, json.dumps(minimal()), json.dumps(minimal(**SETTINGS))]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=True,

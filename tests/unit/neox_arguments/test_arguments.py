@@ -2,13 +2,13 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from megatron.common.errors import ConfigError, LaunchError
 from megatron.neox_arguments import NeoXArgs
 from megatron.neox_arguments.log_files import write_configuration
+from tests.common.paths import ROOT
 from tests.unit.neox_arguments.basic import MINIMAL, minimal
 
 
@@ -149,7 +149,7 @@ def test_the_configuration_is_read_without_torch_numpy_or_deepspeed():
 
 
 def test_keys_and_defaults_never_change_by_accident():
-    golden = Path(__file__).parents[2] / "golden" / "config_keys.txt"
+    golden = ROOT / "tests" / "golden" / "config_keys.txt"
     keys = sorted(dataclasses.fields(NeoXArgs), key=lambda field: field.name)
     assert [f"{key.name} = {key.default!r}" for key in keys] == golden.read_text().splitlines()
 

@@ -45,6 +45,8 @@ BAD = [
     ({"online_dataserver_timeout": 0.0}, "online_dataserver_timeout=0.0 must be above 0"),
     ({"num_layers": None}, "num_layers must be set"),
     ({"num_layers": 0}, "num_layers=0 must be above 0"),
+    ({"prompt_end": ""}, "prompt_end must not be empty"),
+    ({"num_nodes": 0}, "num_nodes=0 must be above 0, or -1 for all machines"),
     ({"train_iters": -5}, "train_iters=-5 must be above 0"),
     ({"num_workers": -1}, "num_workers=-1 must not be negative"),
     ({"seed": 0}, "seed=0 must be above 0"),
@@ -87,6 +89,10 @@ BAD = [
     ({"split": "nan,1"}, "split='nan,1' must be up to three shares"),
     ({"split": "inf"}, "split='inf' must be up to three shares"),
     ({"pos_emb": "rotary", "rotary_emb_base": 1}, "rotary_emb_base=1 gives all features"),
+    (
+        {"pos_emb": "rpe", "checkpoint_activations": True, "zero_optimization": {"stage": 2}},
+        "pos_emb: rpe with checkpoint_activations needs zero_optimization.stage 0 or 1, not 2",
+    ),
     ({"qk_layernorm_per_head": True}, "qk_layernorm_per_head is the form of a norm that is not there"),
     (
         {

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from megatron.common.errors import ConfigError
@@ -8,6 +6,7 @@ from megatron.model.layers import partition_method
 from megatron.neox_arguments import NeoXArgs
 from megatron.planning.layers import count_layers, stages, total_parameters
 from megatron.planning.vocabulary import vocabulary
+from tests.common.paths import ROOT
 from tests.unit.neox_arguments.basic import minimal
 
 
@@ -33,7 +32,7 @@ def test_the_plan_counts_what_the_model_has(untied):
 
 
 def test_20B_has_20_554_567_680_parameters():
-    args = NeoXArgs.from_ymls([Path(__file__).parents[3] / "configs" / "20B.yml"], {"global_num_gpus": 96})
+    args = NeoXArgs.from_ymls([ROOT / "configs" / "20B.yml"], {"global_num_gpus": 96})
     args.padded_vocab_size, source = vocabulary(args)
     assert total_parameters(count_layers(args)) == 20_554_567_680
     assert args.padded_vocab_size == 50_432 and "assumed" in source

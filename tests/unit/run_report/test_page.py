@@ -99,8 +99,9 @@ def test_starts_and_faults_of_the_files_are_told(tmp_path):
     ids=["nothing", "only begun", "one point", "all NaN", "infinite, without times", "large"],
 )  # fmt: skip
 def test_a_run_with_next_to_nothing_has_a_page(tmp_path, records):
-    data = data_of(made(write_log(tmp_path / "run", records)))
-    assert len(data["runs"]) == 1
+    text = made(write_log(tmp_path / "run", records))
+    data = data_of(text)
+    assert len(data["runs"]) == 1 and "<h2>" not in text  # no headings of what is not there
     assert bool(data["charts"]) == any("loss" in tag for record in records for tag in record)
 
 

@@ -184,12 +184,14 @@ def test_with_a_token_only_who_has_it_is_served(training, capfd, monkeypatch):
         for wrong in (None, "Secret"):
             with pytest.raises(ServingError, match="refuses: the token is not that of the server"):
                 WeightClient(port=server.port, token=wrong)
-        with raw(server) as connection:
-            connection.sendall(json.dumps({"op": "hello", "token": ["secret"]}).encode() + b"\n")
-            assert b'"ok": false' in read_all(connection)
+        for odd in (["secret"], "\ud800"):  # the second is half a character
+            with raw(server) as connection:
+                connection.sendall(json.dumps({"op": "hello", "token": odd}).encode() + b"\n")
+                assert b'"ok": false' in read_all(connection)
         monkeypatch.setenv("NEOX_WEIGHT_TOKEN", "secret")
         assert fetch_model([("127.0.0.1", server.port)])[0] == 0
-    assert capfd.readouterr().err.count("a wrong token from 127.0.0.1") == 3
+    told = capfd.readouterr().err
+    assert told.count("a wrong token from 127.0.0.1") == told.count("\n") == 4
 
 
 def test_a_port_in_use_is_one_line(server, training):
@@ -197,6 +199,8 @@ def test_a_port_in_use_is_one_line(server, training):
         LaunchError, match=f"weight_server_port: 127.0.0.1:{server.port} cannot be listened at"
     ):
         WeightServer(training.keeper, place_of_rank(), server.port)
+    with pytest.raises(LaunchError, match="weight_server_port: 70000 is no port"):
+        WeightServer(training.keeper, place_of_rank(), 70000)
 
 
 def test_without_a_server_the_client_says_so_in_one_line(server):

@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from megatron.data.indexed_dataset import make_dataset
 from tests.common.corpus import write_jsonl
+from tests.common.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 MULTINODE = ROOT / "tools" / "datasets" / "multinode_prepare_data.sh"
 
 

@@ -1,5 +1,6 @@
 """The example of a sample server serves the lines of a file in their order."""
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -7,11 +8,19 @@ import sys
 
 import pytest
 
+from megatron.common.errors import DataError
 from megatron.data.online_dataset import OnlineDataset
 from tests.common.paths import ROOT
 from tests.common.ports import quiet_ports
 
 SCRIPT = ROOT / "tools" / "serving" / "sample_server.py"
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("sample_server", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def start(folder, lines: list, *options: str) -> subprocess.Popen:
@@ -44,14 +53,25 @@ def test_texts_and_tokens_are_served_again_and_again_to_the_splits_they_are_for(
 
 
 @pytest.mark.parametrize(
-    ("line", "what"),
+    ("text", "told"),
     [
-        ({"prefix": "a", "completions": [], "rewards": []}, "texts need --tokenizer-type"),
-        ([1], "no object with prefix"),
+        ('{"prefix": "a", "completions": [], "rewards": []}', ":1: texts need --tokenizer-type"),
+        ("\n[1]", ":2: no object with prefix"),
+        ("\n", " has no samples in it"),
+        (b"\xff\xfe", " cannot be read as UTF-8 text"),
+        (None, " cannot be read as UTF-8 text: No such file or directory"),
     ],
 )
-def test_a_line_that_is_no_sample_is_named(tmp_path, line, what):
-    with start(tmp_path, [line]) as server:
-        said = server.communicate(timeout=60)[1]
-    assert server.returncode == 1
-    assert said.startswith(f"error: {tmp_path}/samples.jsonl:1: ") and what in said
+def test_a_file_or_line_that_has_no_samples_is_named(tmp_path, text, told):
+    path = tmp_path / "samples.jsonl"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=f"^{path}{told}"):
+        script().FileOfSamples(path, 1)
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"prefix": "a\u2028b", "completions": ["c"], "rewards": [1]}\n', encoding="utf-8")
+    (group,) = script().FileOfSamples(path, 1, encode=list).answer("train", 0)
+    assert group["prefix"] == ["a", "\u2028", "b"]

@@ -14,9 +14,10 @@ from megatron.common.errors import DataError
 from megatron.data.preprocessing import run as run_module
 from megatron.data.preprocessing.encode import EncodeJob
 from megatron.data.preprocessing.run import PreprocessPlan, preprocess
+from tests.common.paths import ROOT
 from tests.unit.data.preprocessing.test_preprocess import same_files
 
-TOOL = Path(__file__).parents[4] / "tools" / "datasets" / "preprocess_data.py"
+TOOL = ROOT / "tools" / "datasets" / "preprocess_data.py"
 
 
 def stop_after(monkeypatch, blocks: int, error: BaseException) -> None:
