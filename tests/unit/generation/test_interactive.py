@@ -53,6 +53,7 @@ def test_a_line_can_be_edited_and_called_back(conversation):
     terminal.type(UP + "\n")
     terminal.expect("abcde\r\n")
     terminal.expect(LABEL)
+    assert terminal.process.poll() is None
 
 
 def test_ctrl_c_stops_the_sample_only(conversation):
@@ -107,6 +108,7 @@ def test_ctrl_c_at_the_prompt_drops_the_line(conversation):
     terminal.type("ab\n")
     terminal.expect("abcde\r\n")
     terminal.expect(LABEL)
+    assert terminal.process.poll() is None
 
 
 def test_too_little_room_is_explained_and_the_conversation_goes_on(conversation):
@@ -120,6 +122,7 @@ def test_too_little_room_is_explained_and_the_conversation_goes_on(conversation)
     terminal.type("ab\n")
     terminal.expect("abcde\r\n")
     terminal.expect(LABEL)
+    assert terminal.process.poll() is None
 
 
 def test_prompts_are_continued_until_the_end_of_input(conversation):
