@@ -9,6 +9,7 @@ from megatron.checkpointing.writing import write_tensors
 from megatron.common.console import Progress, info
 from megatron.common.errors import ConfigError
 from megatron.common.files import atomic_path, make_folder, writing
+from megatron.conversion.casting import cast
 from megatron.conversion.reshaping import find_checkpoint
 from megatron.conversion.saved_model import SavedModel, open_checkpoint
 from megatron.conversion.specs import model_config
@@ -40,9 +41,8 @@ def export_mamba_ssm(
     with Progress(len(rules), "tensors", "exporting") as progress:
         for rule in rules:
             for name, part in zip(rule.theirs, rule.form.split(model.whole(rule.native)), strict=True):
-                weights[name.replace("backbone.embeddings.", "backbone.embedding.")] = part.to(
-                    dtype
-                ).contiguous()
+                name = name.replace("backbone.embeddings.", "backbone.embedding.")
+                weights[name] = cast(part, dtype, name).contiguous()
             progress.update(1, rule.native)
     # The package stores an output that shares the embedding as well.
     weights.setdefault("lm_head.weight", weights["backbone.embedding.weight"])

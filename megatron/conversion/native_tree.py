@@ -21,6 +21,7 @@ from megatron.checkpointing.writing import write_tensors
 from megatron.common.console import warn
 from megatron.common.errors import CheckpointError
 from megatron.common.files import atomic_write_text, fsync_directory, fsync_file, remove
+from megatron.conversion.casting import cast
 from megatron.mpu import ParameterSpec, local_slice
 
 CONFIG_FILE = "config.yml"
@@ -100,7 +101,7 @@ class NativeTree:
     def put(self, name: str, logical: torch.Tensor) -> None:
         """Write a parameter; rows that a vocabulary is padded with become zero.
 
-        Raises: CheckpointError if it has another shape than the model's.
+        Raises: CheckpointError if it has another shape than the model's or numbers that `dtype` cannot hold.
         """
         spec = self.specs[name]
         missing = spec.logical_shape[0] - logical.shape[0]
@@ -110,6 +111,7 @@ class NativeTree:
             raise CheckpointError(
                 f"{name} would be {tuple(logical.shape)}, but the config describes {tuple(spec.logical_shape)}"
             )
+        logical = cast(logical, self.dtype, name)
         for rank, places in enumerate(self._places):
             file, keys = places[name]
             file.write(keys, local_slice(logical, spec, rank, self.tensor))

@@ -15,6 +15,7 @@ from megatron.checkpointing.weights import SavedWeights
 from megatron.common.console import Progress, info
 from megatron.common.errors import CheckpointError, ConfigError, TokenizerError
 from megatron.common.files import make_folder, writing
+from megatron.conversion.casting import cast
 from megatron.conversion.from_hf import DTYPES
 from megatron.conversion.reshaping import find_checkpoint
 from megatron.conversion.saved_model import SavedModel, open_checkpoint
@@ -170,7 +171,7 @@ def _write_weights(
                 rule, number = makers[name]
                 if known[0] is not rule:
                     known = (rule, rule.form.split(model.whole(rule.native)))
-                shard[name] = known[1][number].to(dtype, copy=True).contiguous()
+                shard[name] = cast(known[1][number], dtype, name).clone(memory_format=torch.contiguous_format)
                 progress.update(1, name)
             try:
                 save_file(shard, str(target / file), metadata={"format": "pt"})

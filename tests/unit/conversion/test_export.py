@@ -119,3 +119,18 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(tmp_path,
     with pytest.raises(ConfigError, match=message):
         export_hf(tmp_path / "neox", [], tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_the_other_format_cannot_hold_are_refused_both_ways(tmp_path):
+    model = gpt_neox(tmp_path / "hf")
+    with torch.no_grad():
+        model.gpt_neox.layers[1].mlp.dense_4h_to_h.bias[3] = 7e4
+    model.save_pretrained(tmp_path / "hf")
+    words = (
+        "numbers as large as 70000, which torch.float16 cannot hold; convert with --precision bf16 or fp32"
+    )
+    with pytest.raises(CheckpointError, match=f"^3.mlp.linear2.bias has {words}"):
+        import_hf(tmp_path / "hf", tmp_path / "half", precision="fp16")
+    import_hf(tmp_path / "hf", tmp_path / "native")
+    with pytest.raises(CheckpointError, match=f"^gpt_neox.layers.1.mlp.dense_4h_to_h.bias has {words}"):
+        export_hf(tmp_path / "native" / "global_step0", [], tmp_path / "again", precision="fp16")
