@@ -1,7 +1,6 @@
 """Less common ways to start a run and less common settings, through the command lines."""
 
 import os
-import random
 import re
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.runs import REPOSITORY, environment, prepare_corpus, run_command, write_config
+from tests.common.runs import REPOSITORY, environment, meeting, prepare_corpus, run_command, write_config
 
 ITERATION = re.compile(r"iteration +(\d+)/ +(\d+)")
 LOSS = re.compile(r"lm_loss: (\S+)")
@@ -26,7 +25,7 @@ def config(place, name: str, **settings) -> str:
     directory, data = place
     defaults = {
         "data_path": data, "train_iters": 4, "lr_decay_iters": 4, "eval_iters": 1, "eval_interval": 2,
-        "log_interval": 1, "num_gpus": 1, "master_port": random.randint(20000, 30000),
+        "log_interval": 1, "num_gpus": 1,
     }  # fmt: skip
     return write_config(directory, f"{name}.yml", **defaults | settings)
 
@@ -67,7 +66,7 @@ def test_training_does_not_wait_for_a_compiler_that_it_does_not_use(straight_run
 def test_torchrun_starts_the_run_that_deepy_starts(place, straight, layout):
     directory, _ = place
     name = config(place, "torchrun", num_gpus=None, eval_iters=0, **layout)
-    port = str(random.randint(20000, 30000))
+    port = meeting()["MASTER_PORT"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
         [*launcher, str(REPOSITORY / "train.py"), name],
