@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.common.paths import ROOT
+from tests.common.runs import meeting
 
 # What runs have left in the project's own folder; megatron/data and the like are no such thing.
 LEFT_BY_RUNS = {".git", ".venv", "data", "checkpoints", "logs", "tensorboard", "samples", "wandb"}
@@ -47,7 +48,7 @@ def run_script(script: str, directory: Path, timeout: float = 600.0) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=directory,
-        env=environment,
+        env=environment | meeting(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
