@@ -6,10 +6,14 @@ from tests.common.runs import prepare_corpus, run_command, write_config
 # Rank 1 stops within its third step.
 SCRIPT = """
 import os, sys, time
+from pathlib import Path
 sys.path.insert(0, {root!r})
 from megatron.common.errors import run_main
-# Before the watch begins: where others work too, this may take longer than the watchdog waits.
+# Where others work too, this takes longer than the watchdog waits, and longer on one rank: the watch begins after it.
 from megatron import training
+Path("ready" + os.environ["RANK"]).touch()
+while not (Path("ready0").exists() and Path("ready1").exists()):
+    time.sleep(0.01)
 
 def forgets_to_go_on():
     time.sleep(1000)
