@@ -9,6 +9,7 @@ from megatron.checkpointing import manifest
 from megatron.checkpointing.fetch import fetch_checkpoint
 from megatron.checkpointing.names import (
     LATEST,
+    WEIGHT_FILES,
     get_checkpoint_tag,
     iteration_of_tag,
     read_latest,
@@ -77,6 +78,8 @@ def _offered(neox_args, iteration: int | None) -> list[str]:
                 f"load: {directory} has no file `latest` that names one of its checkpoints ("
                 f"{', '.join(map(str, unnamed))}), so that none is known to be complete: choose one with --iteration"
             )
+        if reason := _of_another_kind(directory):
+            raise CheckpointError(f"load: {directory} {reason}")
         if neox_args.save and Path(neox_args.save).resolve() == directory.resolve():
             info(f"no checkpoint in {directory} yet: starting from scratch")
             return []
@@ -84,6 +87,15 @@ def _offered(neox_args, iteration: int | None) -> list[str]:
             f"load: there is no checkpoint in {directory}; correct the path (to train from scratch leave `load` out)"
         )
     return candidates
+
+
+def _of_another_kind(directory: Path) -> str | None:
+    """What a folder is, and what to do about it, that is mistaken for one of checkpoints."""
+    if any(directory.glob(WEIGHT_FILES)):
+        return "is a checkpoint itself: name the folder that holds it, and choose it there by --iteration"
+    if (directory / "config.json").is_file():
+        return "is a Hugging Face model: turn it into a checkpoint with tools/ckpts/convert_hf_to_neox.py"
+    return None
 
 
 def _named_checkpoint(directory: Path, iteration: int) -> str:

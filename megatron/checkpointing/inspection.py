@@ -1,5 +1,6 @@
 """What is in checkpoint files, in words: names, types, sizes, statistics, and what two of them have in common."""
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -117,6 +118,10 @@ def comparison(first: dict[str, object], second: dict[str, object], differences_
             yield f"{name}: equal, {described(first[name])}"
 
 
+def _close(first: torch.Tensor, second: torch.Tensor, **tolerances: float) -> bool:
+    return torch.allclose(first.double(), second.double(), **tolerances, equal_nan=True)
+
+
 def difference(first: object, second: object) -> str | None:
     """In what two values differ, in words; None if they are equal."""
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
@@ -126,12 +131,13 @@ def difference(first: object, second: object) -> str | None:
     if first.shape != second.shape:
         return f"shapes {list(first.shape)} and {list(second.shape)}"
     parts = [f"{first.dtype} and {second.dtype}"] if first.dtype != second.dtype else []
-    if not torch.equal(first, second.to(first.dtype)) or (
-        parts and not torch.equal(first.double(), second.double())
-    ):
+    # Large whole numbers are not the same in floating point.
+    convertible = bool(parts) or first.is_floating_point()
+    if not torch.equal(first, second) and not (convertible and _close(first, second, rtol=0.0, atol=0.0)):
         distance = (first.double() - second.double()).abs()
-        near = torch.allclose(first.double(), second.double(), equal_nan=True)
-        parts.append(
-            f"values differ by up to {float(distance.max()):.4g}, {'within' if near else 'beyond'} rounding"
-        )
+        # Of what is not finite on one side there is no distance.
+        finite = distance[distance.isfinite()]
+        farthest = float(finite.max()) if finite.numel() else math.inf
+        near = "within" if _close(first, second) else "beyond"
+        parts.append(f"values differ by up to {farthest:.4g}, {near} rounding")
     return "; ".join(parts) or None

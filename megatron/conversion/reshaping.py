@@ -24,6 +24,9 @@ from megatron.mpu import ParameterSpec
 from megatron.neox_arguments.loading import read_files
 from megatron.neox_arguments.neox_args import NeoXArgsModel, NeoXArgsMoE
 
+# Keys that a run may have to change with its precision, which any model can have.
+_OF_PRECISION = {"precision", "fp16_lm_cross_entropy"}
+
 
 def find_checkpoint(folder: str | Path, iteration: int | None = None) -> Path:
     """A checkpoint by its own path, or of a folder of checkpoints the one that is asked for or that `latest` names.
@@ -47,12 +50,13 @@ def check_layout(directory: Path, configs: list[str], layout: Layout) -> None:
     """Raises: ConfigError if no run could have this layout with the model of a checkpoint."""
     values = (read_files(configs)[0] if configs else read_saved_config(directory)) or {}
     of_model = {declared.name for group in (NeoXArgsModel, NeoXArgsMoE) for declared in fields(group)}
+    of_model -= _OF_PRECISION
     kept = {key: value for key, value in values.items() if key in of_model and value is not None}
     if kept:
         model_config(
             kept
             | {"model_parallel_size": layout.tensor, "pipe_parallel_size": layout.pipe}
-            | {"zero_optimization": {"stage": layout.zero}, "precision": layout.precision}
+            | {"zero_optimization": {"stage": layout.zero}}
         )
 
 

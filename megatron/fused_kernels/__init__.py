@@ -17,6 +17,7 @@ from megatron.common.errors import LaunchError
 from megatron.common.files import atomic_path
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cu"))
+TOOLKIT = Path("/usr/local/cuda")  # where CUDA is installed unless told otherwise
 DEFAULT_BUILD_PATH = Path(__file__).parent / "build"
 
 
@@ -84,4 +85,7 @@ def _load(build_path: Path) -> ctypes.CDLL | None:
 
 def _nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME")
-    return shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
+    if home:
+        return shutil.which("nvcc", path=f"{home}/bin")
+    # Its installer leaves PATH alone.
+    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{TOOLKIT}/bin")

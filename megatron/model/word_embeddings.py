@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from megatron import mpu
+from megatron.common.errors import ConfigError
 from megatron.model.decoding_state import DecodingState
 from megatron.model.documents import LayerInput
 from megatron.model.mup import embedding_scale
@@ -49,6 +50,10 @@ class SoftEmbedding(DecodingState):
         self.soft_embedding_weight.start = None
         if init_string:
             words = neox_args.tokenizer.tokenize(init_string)
+            if not words:
+                raise ConfigError(
+                    f"soft_prompt_tuning.init_string={init_string!r} has no tokens to start from"
+                )
             repeated = (words * -(-n_tokens // len(words)))[:n_tokens]
             self.soft_embedding_weight.start = lambda: self.start_from(wte, repeated)
 

@@ -84,7 +84,7 @@ def initialize_model_parallel(
     if topology is None or len(axes["pipe"].ranks) == 1:
         axes["io"] = axes["data"]
     else:
-        axes["io"] = _build_axis([_io_ranks(lists, topology)], rank)
+        axes["io"] = _build_axis([_io_ranks(lists)], rank)
     set_current(ParallelState(**axes, topology=topology, fp32_allreduce=fp32_allreduce))
 
 
@@ -108,7 +108,7 @@ def _axis_lists(world_size: int, tensor_size: int, topology: Any) -> dict[str, l
 _TOPOLOGY_AXES = {"pipe": "pipe", "data": "data", "tensor": "model"}
 
 
-def _io_ranks(lists: dict[str, list[list[int]]], topology: Any) -> list[int]:
+def _io_ranks(lists: dict[str, list[list[int]]]) -> list[int]:
     """Tensor rank 0 of the first and the last stage: the ranks that touch data."""
     first_of_tensor_group = {group[0] for group in lists["tensor"]}
     ends = {rank for group in lists["pipe"] for rank in (group[0], group[-1])}

@@ -153,17 +153,13 @@ class NeoXArgs(
         cls, overwrite_values: dict[str, Any] | None = None, input_args: list[str] | None = None
     ) -> "NeoXArgs":
         """From the command line of a worker: the launcher's hand-over, or plain configuration files (torchrun)."""
-        given, _ = command_line.worker_parser().parse_known_args(input_args)
-        if given.megatron_config is not None:
-            args = cls.from_dict({**command_line.decode(given.megatron_config), **(overwrite_values or {})})
-        elif given.conf_file:
-            values, texts = read_files(command_line.config_paths(given.conf_file, given.conf_dir))
-            values = {**values, "config_files": texts, **(overwrite_values or {})}
-            args = cls.from_dict(environment.sized(values))
+        handed_over, files, options = command_line.parse_worker(input_args)
+        if handed_over is not None:
+            args = cls.from_dict({**command_line.decode(handed_over), **(overwrite_values or {})})
         else:
-            raise ConfigError(
-                "no configuration: name configuration files, or start the script through deepy.py"
-            )
+            values, texts = read_files(files)
+            values = {**values, **options, "config_files": texts, **(overwrite_values or {})}
+            args = cls.from_dict(environment.sized(values))
         args.enable_logging()
         return args
 

@@ -6,15 +6,6 @@ from typing import Any
 WITHOUT_HEADS = ("gmlp", "amlp", "mamba")  # blocks in which num_attention_heads has no part
 WITHOUT_MLP = (*WITHOUT_HEADS, "rwkv")
 GMLP_FACTOR = 4
-# Read by attention layers.
-ATTENTION_KEYS = (
-    "num_kv_heads",
-    "head_dim",
-    "sliding_window_width",
-    "use_qk_layernorm",
-    "attention_softmax_scale",
-    "attention_dropout",
-)
 
 
 def has_heads(args: Any) -> bool:
@@ -45,8 +36,6 @@ def _width(args: Any, factor: float) -> int:
 def problems(args: Any) -> Iterator[str]:
     """What is wrong with the blocks of a configuration."""
     kinds = args.attention_config or []
-    if not has_mlp(args):
-        yield from _without_attention(args, set(kinds))
     if not args.hidden_size or args.hidden_size < 0:
         return
     ranks = args.model_parallel_size
@@ -59,17 +48,6 @@ def problems(args: Any) -> Iterator[str]:
             )
     if {"gmlp", "amlp"} & set(kinds):
         yield from _cut(gmlp_width(args), ranks, "gmlp and amlp blocks have", "features in each half")
-
-
-def _without_attention(args: Any, kinds: set[str]) -> Iterator[str]:
-    """Keys that no layer reads; rwkv has heads of its own, and it and amlp drop what they attend to."""
-    meaningless = {"num_kv_heads": args.num_attention_heads}
-    if kinds & {"amlp", "rwkv"}:
-        meaningless["attention_dropout"] = args.attention_dropout
-    for key in ATTENTION_KEYS:
-        value = getattr(args, key)
-        if value and value != meaningless.get(key):
-            yield f"{key}={value} is for attention layers, but attention_config names none; remove it"
 
 
 def _cut(width: int, ranks: int, what: str, unit: str) -> Iterator[str]:

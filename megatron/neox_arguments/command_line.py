@@ -35,6 +35,14 @@ def deepy_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--preflight", action="store_true", help="first check every host and the network between them"
     )
+    keys = _key_options(parser)
+    keys.add_argument("-H", "--hostfile", help="file of machines")
+    keys.add_argument("--autotuning", choices=["tune", "run"], help="run DeepSpeed's autotuner")
+    return parser
+
+
+def _key_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that override the keys of their names, None where they are not given."""
     keys = parser.add_argument_group("configuration keys")
     keys.add_argument("--wandb_group", help="Weights & Biases group")
     keys.add_argument("--wandb_run_name", help="Weights & Biases run name")
@@ -44,11 +52,9 @@ def deepy_parser() -> argparse.ArgumentParser:
     keys.add_argument("--eval_results_prefix", help="start of the results file's name")
     for name, what in (("profile", "trace some iterations"), ("memory_profiling", "record CUDA's allocator")):
         keys.add_argument(f"--{name}", action="store_true", default=None, help=what)
-    keys.add_argument("-H", "--hostfile", help="file of machines")
     keys.add_argument("-i", "--sample_input_file", help="file of prompts")
     keys.add_argument("-o", "--sample_output_file", help="file of generated texts")
-    keys.add_argument("--autotuning", choices=["tune", "run"], help="run DeepSpeed's autotuner")
-    return parser
+    return keys
 
 
 def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[str, Any], dict[str, bool]]:
@@ -66,7 +72,7 @@ def parse_deepy(input_args: list[str] | None = None) -> tuple[list[Path], dict[s
 
 
 def worker_parser() -> argparse.ArgumentParser:
-    """Options of a worker script; whatever else the launcher adds is ignored."""
+    """Options of a worker script: the launcher's, and for a start without deepy.py those that stand for keys."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument(
         "--megatron_config", help="configuration from the launcher: base64 of JSON, or a file"
@@ -75,7 +81,27 @@ def worker_parser() -> argparse.ArgumentParser:
     parser.add_argument("--local_rank", type=int, help="set by some launchers; LOCAL_RANK is what counts")
     parser.add_argument("--conf_dir", "-d", help="folder of the configuration files")
     parser.add_argument("conf_file", nargs="*", help="configuration files, when started without deepy.py")
+    _key_options(parser)
     return parser
+
+
+def parse_worker(input_args: list[str] | None = None) -> tuple[str | None, list[Path], dict[str, Any]]:
+    """Returns: (the launcher's hand-over, configuration files, overriding values); of the first two one is there.
+
+    Raises: ConfigError without either, and for what is no option of a script that is started by itself. What a launcher
+    adds beside its hand-over is ignored.
+    """
+    parsed, unknown = worker_parser().parse_known_args(input_args)
+    given = vars(parsed)
+    handed_over, _, _ = (given.pop(name) for name in ("megatron_config", "deepspeed_config", "local_rank"))
+    files = config_paths(given.pop("conf_file"), given.pop("conf_dir"))
+    if handed_over is None and unknown:
+        raise ConfigError(
+            f"{unknown[0]!r} is not understood here: configuration files stand side by side, and other keys in them"
+        )
+    if handed_over is None and not files:
+        raise ConfigError("no configuration: name configuration files, or start the script through deepy.py")
+    return handed_over, files, {key: value for key, value in given.items() if value is not None}
 
 
 def config_paths(names: list[str], folder: str | None) -> list[Path]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
+from megatron.neox_arguments.block_sizes import has_mlp
+
 # Key -> the key without which it does nothing.
 NEEDED = {
     "checkpoint_in_cpu": "checkpoint_activations",
@@ -86,6 +88,22 @@ _PARTS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda args: args.moe_num_experts > 1,
     ),
     (("comment", "account"), "launcher: slurm", lambda args: args.launcher == "slurm"),
+    (
+        (
+            "num_kv_heads",
+            "head_dim",
+            "sliding_window_width",
+            "use_qk_layernorm",
+            "attention_softmax_scale",
+        ),
+        "attention layers in attention_config",
+        has_mlp,
+    ),
+    (
+        ("attention_dropout",),
+        "attention, amlp or rwkv layers in attention_config",
+        lambda args: not {"gmlp", "mamba"}.issuperset(args.attention_config),
+    ),
     (("gmlp_attn_dim",), "amlp layers in attention_config", _any_layer("amlp")),
     (("fused_kernels_build_path",), "rwkv layers in attention_config", _any_layer("rwkv")),
     (
@@ -113,6 +131,8 @@ def idle_keys(args: Any) -> Iterator[str]:
         for key in keys:
             if getattr(args, key) != defaults[key] and not found(args):
                 yield f"{key}={getattr(args, key)!r} does nothing without {needed}"
+    if args.pos_emb in ("rotary", "alibi", "rpe") and not has_mlp(args):
+        yield f"pos_emb: {args.pos_emb} does nothing without attention layers in attention_config"
     if args.sequence_parallel and args.model_parallel_size == 1:
         yield "sequence_parallel does nothing with model_parallel_size: 1"
     if args.optimizer_type == "sm3" and args.weight_decay != defaults["weight_decay"]:

@@ -68,6 +68,31 @@ ZERO: dict[str, Any] = {
     "zero_quantized_nontrainable_weights": bool,
     "zero_quantized_weights": bool,
 }
+_FILES: dict[str, Any] = {"enabled": bool, "output_path": str, "job_name": str}
+# What DeepSpeed does beside training.
+SERVICES: dict[str, dict[str, Any]] = {
+    "flops_profiler": {
+        "enabled": bool,
+        "recompute_fwd_factor": float,
+        "profile_step": int,
+        "module_depth": int,
+        "top_modules": int,
+        "detailed": bool,
+        "output_file": str | None,
+    },
+    "comms_logger": {"enabled": bool, "prof_all": bool, "prof_ops": list, "verbose": bool, "debug": bool},
+    "tensorboard": _FILES,
+    "csv_monitor": _FILES,
+    "wandb": {"enabled": bool, "group": str | None, "team": str | None, "project": str},
+    "checkpoint": {
+        "checkpoint_serialization": bool,
+        "load_universal": bool,
+        "parallel_write": dict,
+        "tag_validation": str,
+        "use_node_local_storage": bool,
+        "writer": dict,
+    },
+}
 _LEAST = {"loss_scale": 0, "hysteresis": 1}
 _FORMATS = ("fp32", "float32", "fp16", "float16", "bf16", "bfloat16")
 
@@ -83,6 +108,30 @@ def value_problems(args: Any) -> Iterator[str]:
             yield f"data_types: {unknown_key(key, ('grad_accum_dtype',))}"
         elif value not in _FORMATS:
             yield f"data_types.grad_accum_dtype={value!r} must be fp32, fp16 or bf16"
+
+
+def service_problems(args: Any) -> Iterator[str]:
+    """The same for the mappings of SERVICES, which may stand among the extra keys."""
+    extra = args.deepspeed_extra_args or {}
+    for name, kinds in SERVICES.items():
+        for place, options in (
+            (name, getattr(args, name)),
+            (f"deepspeed_extra_args.{name}", extra.get(name)),
+        ):
+            if options is not None and not isinstance(options, dict):
+                yield f"{place}={options!r} must be a mapping of {', '.join(kinds)}"
+            elif options is not None:
+                yield from _service_problems(place, options, kinds)
+
+
+def _service_problems(place: str, options: dict[str, Any], kinds: dict[str, Any]) -> Iterator[str]:
+    if "enabled" in kinds and not isinstance(options.get("enabled"), bool):
+        yield f"{place} must contain enabled: true or enabled: false"
+    for key, value in options.items():
+        if key not in kinds:
+            yield f"{place}: {unknown_key(str(key), kinds)}"
+        elif key != "enabled" and (problem := _problem(key, value, kinds[key])):
+            yield f"{place}.{key}={value!r} must be {problem}"
 
 
 def _problem(key: str, value: Any, kind: Any) -> str | None:

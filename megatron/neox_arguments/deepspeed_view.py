@@ -5,7 +5,14 @@ from dataclasses import fields
 from typing import Any
 
 from megatron.neox_arguments.deepspeed_args import NeoXArgsDeepspeedConfig
-from megatron.neox_arguments.deepspeed_values import BF16, FP16, ZERO, value_problems
+from megatron.neox_arguments.deepspeed_values import (
+    BF16,
+    FP16,
+    SERVICES,
+    ZERO,
+    service_problems,
+    value_problems,
+)
 from megatron.neox_arguments.suggestions import unknown_key
 
 # Sent whatever their value: DeepSpeed's own defaults differ or have differed between versions.
@@ -20,15 +27,7 @@ ALWAYS_SENT = (
 # Read by this program, not by DeepSpeed.
 OWN_KEYS = ("deepspeed", "fp32_allreduce", "curriculum_learning", "curriculum_seqlen", "deepspeed_extra_args")
 # Fields that mean nothing here and may as well stand among the extra keys.
-PASSED_ON = (
-    "checkpoint",
-    "comms_logger",
-    "csv_monitor",
-    "dump_state",
-    "flops_profiler",
-    "tensorboard",
-    "wandb",
-)
+PASSED_ON = ("dump_state", *SERVICES)
 # Top-level keys that mainline DeepSpeed 0.19 refuses.
 REMOVED = (
     "amp",
@@ -71,7 +70,6 @@ _OLD_PINNING = "cpu_offload_use_pin_memory"
 _OFFLOAD_KEYS = ("device", "pin_memory", "buffer_count", "buffer_size", "max_in_cpu", "ratio")
 # Optimizers that work on what lies in host memory.
 _OFFLOADED = ("adam", "adamw", "cpu_adam", "cpu_torch_adam", "sgd")
-_SWITCHED = ("flops_profiler", "comms_logger", "tensorboard", "wandb", "csv_monitor")
 
 
 def build(args: Any) -> dict[str, Any]:
@@ -132,10 +130,7 @@ def problems(args: Any) -> Iterator[str]:
     yield from _offload_problems(args)
     yield from _extra_problems(args)
     yield from _averaging_problems(args)
-    for key in _SWITCHED:
-        options = getattr(args, key)
-        if options is not None and not isinstance(options.get("enabled"), bool):
-            yield f"{key} must contain enabled: true or enabled: false"
+    yield from service_problems(args)
     if args.communication_data_type not in (None, "fp16", "bf16", "fp32"):
         yield f"communication_data_type={args.communication_data_type!r} must be fp16, bf16 or fp32"
 

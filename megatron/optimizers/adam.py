@@ -6,9 +6,9 @@ With `adam_w_mode: false` it is the Adam of arXiv:1412.6980, with the decay adde
 import torch
 
 from megatron.common import device
-from megatron.common.console import print_rank_0
 from megatron.common.errors import ConfigError
 from megatron.optimizers.capabilities import Capabilities
+from megatron.optimizers.fused import fused_or_none
 from megatron.registry import register
 
 _ACCEPTED = {"lr", "betas", "eps", "weight_decay"}
@@ -42,13 +42,9 @@ def adam(param_groups: list[dict], params: dict):
     if device.has_accelerator() and not params.get("torch_adam", False):
         from deepspeed.ops.adam import FusedAdam
 
-        try:
-            return FusedAdam(param_groups, adam_w_mode=params.get("adam_w_mode", True), **settings)
-        # It is compiled now, and only then does it show what is missing: CUDA's toolkit, one of torch's own version,
-        # ninja, a compiler. Each says so with an exception of its own, down to plain ones.
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-            print_rank_0(f"using torch's fused AdamW: DeepSpeed's cannot be compiled here ({reason})")
+        decoupled = params.get("adam_w_mode", True)
+        if (fused := fused_or_none(FusedAdam, param_groups, adam_w_mode=decoupled, **settings)) is not None:
+            return fused
     return cpu_adam(param_groups, params)
 
 

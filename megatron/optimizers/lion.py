@@ -4,6 +4,7 @@ import torch
 
 from megatron.common import device
 from megatron.optimizers.capabilities import NO_MUP, Capabilities
+from megatron.optimizers.fused import fused_or_none
 from megatron.registry import register
 
 
@@ -42,10 +43,8 @@ def lion(param_groups: list[dict], params: dict):
     """DeepSpeed's fused kernel on a GPU where it can be built, else Lion above."""
     params = {**params, "betas": tuple(params.get("betas", (0.9, 0.99)))}
     if device.has_accelerator():
-        from deepspeed.ops.op_builder import FusedLionBuilder
+        from deepspeed.ops.lion import FusedLion
 
-        if FusedLionBuilder().is_compatible(verbose=False):
-            from deepspeed.ops.lion import FusedLion
-
-            return FusedLion(param_groups, **params)
+        if (fused := fused_or_none(FusedLion, param_groups, **params)) is not None:
+            return fused
     return Lion(param_groups, **params)

@@ -1,8 +1,10 @@
 """Imports point down the floors, and nothing imports in a circle."""
 
 import ast
+import re
 
 from tests.architecture.sources import PACKAGE, find_cycle, import_graph, library, sources
+from tests.common.paths import ROOT
 
 # The floors of the house, lowest first. A unit (module or package below the package root) may import units of lower
 # floors, and units of its own floor as long as no cycle arises.
@@ -39,6 +41,11 @@ def unit_of(module: str) -> str:
 def test_every_unit_of_the_package_has_a_floor():
     units = {unit_of(source.module) for source in library()} - {""}
     assert units - set(FLOOR_OF) == set()
+
+
+def test_the_page_about_the_architecture_names_every_unit():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [unit for unit in FLOOR_OF if not re.search(rf"\b{unit}\b", page)] == []
 
 
 def points_up(found) -> bool:

@@ -129,7 +129,8 @@ class Host:
         """End the sshd: connections are refused from now on."""
         for pid, command in _processes(self._space()).items():
             if "sshd" in command.split(" ")[0]:
-                os.kill(pid, 9)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
 
     def processes(self) -> dict[int, str]:
         """Command lines of what runs on the host, by their process ids outside of it; the host's own are left out."""

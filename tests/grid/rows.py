@@ -14,7 +14,6 @@ COLUMNS = {
     "tp2+sp": {"model_parallel_size": 2, "sequence_parallel": True},
     "dp2+zero1": {"zero_optimization": {"stage": 1}},
 }
-ACTIONS = ("train", "eval", "generate", "resume")
 # What is seen besides with parallel attention and MLP branches.
 ALSO_PARALLEL = ("attention", "router", "norm")
 SMALL = {**BASE, "num_layers": 2, "gpt_j_residual": False, "weight_decay": 0.01}

@@ -69,7 +69,7 @@ def compared(places: list[str], attributes: list[str] | None, differences_only: 
 def main() -> None:
     args = arguments()
     places = args.dir.split(",")
-    if len(places) != 1 + args.compare:
+    if len(places) != 1 + args.compare or not all(places):
         raise CheckpointError(
             f"{args.dir}: --compare takes two places with a comma between them, and one is taken without it"
         )

@@ -9,6 +9,7 @@ largest tensors. What is not given stays as it is.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -66,9 +67,10 @@ def main(input_args: list[str] | None = None) -> None:
         zero=saved.zero if args.zero_stage is None else args.zero_stage,
         precision=args.precision or saved.precision,
     )
-    check_layout(directory, args.config, layout)
     specs, parallel_residual = described_by(directory, args.config)
     with_optimizer = not args.no_optim and (read_manifest(directory) or {}).get("optimizer", True)
+    # The stage is the optimizer's.
+    check_layout(directory, args.config, layout if with_optimizer else replace(layout, zero=0))
     task = Task(directory, layout, with_optimizer, specs, parallel_residual)
     print(f"wrote {reshape(task, Path(args.output), args.jobs)}")
 

@@ -14,19 +14,6 @@ from megatron.common.errors import DataError
 from megatron.common.files import atomic_path, fsync_directory
 from megatron.data.indexed_dataset import cached, code, data_file_path, index_file_path, mmap
 
-MMAP_MAGIC = b"MMIDIDX\x00\x00"
-CACHED_MAGIC = b"TNTIDX\x00\x00"
-DTYPE_CODES = {
-    "uint8": 1,
-    "int8": 2,
-    "int16": 3,
-    "int32": 4,
-    "int64": 5,
-    "float32": 6,
-    "float64": 7,
-    "uint16": 8,
-}
-mmap.LARGEST_ITEM = 2**31 - 1
 INDEX_CHUNK = 1 << 20
 BUFFER_BYTES = 1 << 20
 

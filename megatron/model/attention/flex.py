@@ -137,14 +137,14 @@ def touched_blocks(
         touched = touched & (column_high >= starts[:, low, None])[:, None]
         whole = whole & (column_low >= starts[:, high, None])[:, None]
     if pattern.layout is not None:
-        anywhere, everywhere = _layout_blocks(pattern, length, count, device)
+        anywhere, everywhere = _layout_blocks(pattern, count, device)
         # Blocks of a document are counted from its start, so that they say nothing of these.
         touched = touched & anywhere if positions is None else touched
         whole = whole & everywhere if positions is None else torch.zeros_like(whole)
     return touched, whole
 
 
-def _layout_blocks(pattern: Pattern, length: int, count: int, device: torch.device):
+def _layout_blocks(pattern: Pattern, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """touched and whole of the layout alone, [1, n or 1, count, count]."""
     layout = pattern.layout
     unit = math.gcd(layout.block, BLOCK)

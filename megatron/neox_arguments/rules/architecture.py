@@ -102,11 +102,9 @@ def _sparsity(args: Any) -> Iterator[str]:
     yield from sparsity_problems(args.sparsity_config, [str(kind) for kind in args.attention_config or []])
 
 
-@rule("qk_layernorm_per_head", "use_qk_layernorm", "norm")
+@rule("qk_layernorm_per_head", "norm")
 def _norm_of_each_head(args: Any) -> Iterator[str]:
-    if args.qk_layernorm_per_head and not args.use_qk_layernorm:
-        yield "qk_layernorm_per_head is the form of a norm that is not there; set use_qk_layernorm: true"
-    elif args.qk_layernorm_per_head and args.norm != "layernorm":
+    if args.qk_layernorm_per_head and args.norm != "layernorm":
         yield f"qk_layernorm_per_head is there for norm: layernorm only, not {args.norm}"
 
 
@@ -178,8 +176,6 @@ rule(
     "model_parallel_size",
     "mamba_inner_func_fusion",
     "mamba_use_bias_in_linears",
-    "num_attention_heads",
-    *block_sizes.ATTENTION_KEYS,
 )(block_sizes.problems)
 rule(
     "hidden_size",

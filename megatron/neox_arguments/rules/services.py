@@ -33,8 +33,10 @@ def _uploading(args: Any) -> Iterator[str]:
         yield f"s3_chunk_size={args.s3_chunk_size} must be at least {5 << 20}, the smallest part that S3 takes"
 
 
-@rule("text_gen_type", "sample_input_file")
+@rule("text_gen_type", "sample_input_file", "prompt_end")
 def _prompts(args: Any) -> Iterator[str]:
+    if not args.prompt_end:
+        yield "prompt_end must not be empty: it is what ends a prompt, such as a line break"
     if args.text_gen_type == "input-file" and not args.sample_input_file:
         yield "text_gen_type: input-file needs sample_input_file (-i), a text file of prompts"
 

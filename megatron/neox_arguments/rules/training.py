@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from megatron.neox_arguments import curriculum, deepspeed_view, schedule_options
+from megatron.neox_arguments.deepspeed_values import SERVICES
 from megatron.neox_arguments.steps import Steps
 
 RULES = Steps()
@@ -95,7 +96,7 @@ rule(
     "precision",
     "zero_optimization",
     "deepspeed_extra_args",
-    "flops_profiler",
+    *SERVICES,
     "communication_data_type",
     "gradient_predivide_factor",
     "prescale_gradients",

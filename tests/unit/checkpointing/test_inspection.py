@@ -58,12 +58,20 @@ def test_tensors_are_described_with_statistics():
         (torch.zeros(2), torch.zeros(2).half(), "torch.float32 and torch.float16"),
         (torch.zeros(2), torch.tensor([0.0, 0.5]), "values differ by up to 0.5, beyond rounding"),
         (torch.ones(1), torch.ones(1) + 1e-6, "within rounding"),
+        (torch.tensor([1.0, torch.nan]), torch.tensor([1.5, torch.nan]), "up to 0.5, beyond rounding"),
+        (torch.tensor([2**60]), torch.tensor([2**60 + 1]), "values differ"),
+        (torch.tensor([1.0]), torch.tensor([torch.nan]), "up to inf, beyond rounding"),
         (1, 1.0, "int 1 and float 1.0"),
         (torch.ones(1), "x", "tensor [1]"),
     ],
 )
 def test_differences_are_named(first, second, words):
     assert words in difference(first, second)
+
+
+def test_equal_values_that_are_no_numbers_are_equal():
+    values = torch.tensor([1.0, torch.nan, torch.inf])
+    assert difference(values, values.clone()) is None
 
 
 def test_a_comparison_says_which_side_lacks_a_key():

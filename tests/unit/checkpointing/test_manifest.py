@@ -77,6 +77,20 @@ def test_missing_checkpoint_is_an_error_unless_the_run_saves_to_the_same_place(t
     assert choose(tmp_path, save=str(tmp_path)) is None
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("mp_rank_00_model_states.pt", "is a checkpoint itself: name the folder that holds it"),
+        ("config.json", "is a Hugging Face model: .*convert_hf_to_neox.py"),
+    ],
+)
+def test_what_is_mistaken_for_a_folder_of_checkpoints_is_told(tmp_path, file, message):
+    (tmp_path / file).touch()
+    for save in (None, str(tmp_path)):
+        with pytest.raises(CheckpointError, match=message):
+            choose(tmp_path, save=save)
+
+
 def test_foreign_checkpoint_without_manifest_counts_only_if_latest_names_it(tmp_path):
     make_checkpoint(tmp_path, 30, complete=False)
     make_checkpoint(tmp_path, 20)

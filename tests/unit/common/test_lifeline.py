@@ -161,12 +161,12 @@ from megatron.common import lifeline
 def main():
     lifeline.goodbye(0)
     (here / "said").touch()
-    time.sleep(0.5)
-    ctypes.PyDLL(None).usleep(900_000)
+    time.sleep(0.3)
+    ctypes.PyDLL(None).usleep(600_000)
     os._exit(0)
 run_main(main)
 """
-    with closing(Coordinator(Job("a", (), {"here": [0]}, True, False, "a", 1, patience=0.5))) as coordinator:
+    with closing(Coordinator(Job("a", (), {"here": [0]}, True, False, "a", 1, patience=0.3))) as coordinator:
         process = popen(coordinator, tmp_path, script)
         assert wait_for((tmp_path / "said").exists)
         coordinator.serve(0.1)  # It is welcome only now, and learns how long the launcher waits.

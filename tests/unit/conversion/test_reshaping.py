@@ -42,8 +42,8 @@ def test_a_checkpoint_is_found_by_its_own_path_or_by_what_latest_names(tmp_path)
     ],
 )
 def test_a_layout_that_no_run_could_have_is_refused_by_the_keys(tmp_path, tensor, pipe, message):
-    saved = model_args(num_kv_heads=2, model_parallel_size=2, precision="bfloat16").all_config
-    (tmp_path / "neox_args.json").write_text(json.dumps(saved, default=str))
+    saved = model_args(num_kv_heads=2, model_parallel_size=2, precision="fp16", fp16_lm_cross_entropy=True)
+    (tmp_path / "neox_args.json").write_text(json.dumps(saved.all_config, default=str))
     check_layout(tmp_path, [], Layout(4, 2, 2, 1, "fp32"))
     with pytest.raises(ConfigError, match=message):
         check_layout(tmp_path, [], Layout(1, tensor, pipe, 0, "fp32"))

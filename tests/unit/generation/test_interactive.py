@@ -28,31 +28,21 @@ generate_samples_interactive(toy_args(seq_length={length}), Slow(), maximum_toke
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def conversation():
-    opened = []
+    """A conversation of such settings, at a prompt. It goes on in the next test unless it has been ended."""
+    opened = {}
 
     def start(delay=0.0, length=16, maximum=3, end="\n"):
         code = PROGRAM.format(delay=delay, length=length, maximum=maximum, end=end)
-        opened.append(Terminal([sys.executable, "-c", code], cwd=ROOT))
-        opened[-1].expect(LABEL)
-        return opened[-1]
+        if code not in opened or opened[code].process.poll() is not None:
+            opened[code] = Terminal([sys.executable, "-c", code], cwd=ROOT)
+            opened[code].expect(LABEL)
+        return opened[code]
 
     yield start
-    for terminal in opened:
+    for terminal in opened.values():
         terminal.__exit__(None, None, None)
-
-
-def test_prompts_are_continued_until_the_end_of_input(conversation):
-    terminal = conversation()
-    terminal.type("ab\n")
-    terminal.expect("abcde\r\n")
-    terminal.expect(LABEL)
-    terminal.type("k\n")
-    terminal.expect("klmn\r\n")
-    terminal.expect(LABEL)
-    terminal.type(CTRL_D)
-    assert terminal.wait() == 0
 
 
 def test_a_line_can_be_edited_and_called_back(conversation):
@@ -62,6 +52,7 @@ def test_a_line_can_be_edited_and_called_back(conversation):
     terminal.expect(LABEL)
     terminal.type(UP + "\n")
     terminal.expect("abcde\r\n")
+    terminal.expect(LABEL)
     assert terminal.process.poll() is None
 
 
@@ -116,6 +107,7 @@ def test_ctrl_c_at_the_prompt_drops_the_line(conversation):
     terminal.expect(LABEL)
     terminal.type("ab\n")
     terminal.expect("abcde\r\n")
+    terminal.expect(LABEL)
     assert terminal.process.poll() is None
 
 
@@ -129,7 +121,20 @@ def test_too_little_room_is_explained_and_the_conversation_goes_on(conversation)
     terminal.expect(LABEL)
     terminal.type("ab\n")
     terminal.expect("abcde\r\n")
+    terminal.expect(LABEL)
     assert terminal.process.poll() is None
+
+
+def test_prompts_are_continued_until_the_end_of_input(conversation):
+    terminal = conversation()
+    terminal.type("ab\n")
+    terminal.expect("abcde\r\n")
+    terminal.expect(LABEL)
+    terminal.type("k\n")
+    terminal.expect("klmn\r\n")
+    terminal.expect(LABEL)
+    terminal.type(CTRL_D)
+    assert terminal.wait() == 0
 
 
 def test_a_prompt_may_have_several_lines(conversation):

@@ -14,6 +14,10 @@ from tests.unit.launcher.jobs import finish, is_running, run, start, wait_for, w
 
 TELL_PID = 'temporary = here / f"tmp_{rank}"; temporary.write_text(str(os.getpid()))\n'
 TELL_PID += 'temporary.rename(here / f"pid_{rank}")\n'
+# Both come to the launcher at the same time, however long one of them takes to start.
+MEET = (
+    TELL_PID + 'while not ((here / "pid_0").exists() and (here / "pid_1").exists()):\n    time.sleep(0.01)\n'
+)
 
 
 def test_workers_get_torchruns_variables_and_the_arguments(tmp_path):
@@ -274,11 +278,10 @@ for count in range(4):
 def test_a_stall_shows_the_stack_of_the_rank_that_others_wait_for_and_ends_all(tmp_path):
     script = f"""
 from megatron.common.activity import beat, enter
+{MEET}
 def forgets_to_go_on():
     time.sleep(1000)
 def main():
-    {TELL_PID.splitlines()[0]}
-    {TELL_PID.splitlines()[1]}
     for step in range(1, 9):
         beat("training step", step)
         if step == 5 + rank:
@@ -297,7 +300,7 @@ run_main(main)
     assert first.endswith("rank 1 waits (iteration 6, training step, backward)")
     assert second.startswith("rank 0, iteration 5, training step, backward, without progress for ")
     assert stack[-2:] == [
-        f'  File "{tmp_path}/worker.py", line 10, in forgets_to_go_on',
+        f'  File "{tmp_path}/worker.py", line 15, in forgets_to_go_on',
         "    time.sleep(1000)",
     ]
     assert not any(is_running(pid) for pid in pids)
@@ -307,14 +310,11 @@ def test_a_rank_that_is_stuck_in_c_and_holds_pythons_lock_is_shown_too(tmp_path)
     script = f"""
 import ctypes
 from megatron.common.activity import beat
+{MEET}
 def never_lets_go():
     ctypes.PyDLL(None).sleep(1000)
 def main():
-    {TELL_PID.splitlines()[0]}
-    {TELL_PID.splitlines()[1]}
     beat("training step", 6)
-    while not (here / "pid_0").exists() or not (here / "pid_1").exists():
-        time.sleep(0.01)
     time.sleep(1)
     never_lets_go() if rank else time.sleep(1000)
 run_main(main)
@@ -328,13 +328,14 @@ run_main(main)
         "error: nothing was finished for 2 s (watchdog_timeout): rank 1 does not go on (iteration 6"
     )
     assert second.startswith("rank 1, iteration 6, training step, without progress for ")
-    assert f'  File "{tmp_path}/worker.py", line 11 in never_lets_go' in stack
+    assert f'  File "{tmp_path}/worker.py", line 16 in never_lets_go' in stack
     assert not any(is_running(pid) for pid in pids)
 
 
 def test_slow_progress_is_no_stall(tmp_path):
-    script = """
+    script = f"""
 from megatron.common.activity import pulse
+{MEET}
 def main():
     for _ in range(30 if rank else 1):
         time.sleep(0.1)

@@ -43,7 +43,7 @@ def test_a_rank_may_speak_its_last_word_a_while_after_its_starter_has_ended(run)
     script = """
 def main():
     Path("started").touch()
-    time.sleep(1)
+    time.sleep(0.6)
     return 75
 run_main(main)
 """

@@ -89,6 +89,14 @@ def test_it_starts_from_a_text_repeated_or_cut():
         assert torch.equal(prompt_of(model), model.sequential[0].word_embeddings.weight[expected])
 
 
+def test_a_text_without_tokens_is_refused(monkeypatch):
+    """As a tokenizer that strips blanks makes of one."""
+    args = prompt_args(prompt={"init_string": " "})
+    monkeypatch.setattr(args.tokenizer, "tokenize", lambda text: [])
+    with pytest.raises(ConfigError, match="soft_prompt_tuning.init_string=' ' has no tokens"):
+        build_sequential(args)
+
+
 def test_without_a_text_it_starts_within_the_range():
     values = prompt_of(build_sequential(prompt_args(prompt={"n_tokens": 10, "init_range": 0.1})))
     assert 0.05 < values.abs().max() <= 0.1 and values.min() < 0 < values.max()

@@ -128,6 +128,21 @@ def test_a_worker_may_be_given_plain_files(folder):
         NeoXArgs.consume_neox_args(input_args=[])
 
 
+def test_a_script_without_deepy_takes_the_options_that_stand_for_keys_and_refuses_others(folder):
+    line = ["-d", "conf", "model", "more.json", "--eval_tasks", "a", "b", "-i", "p.txt", "--iteration", "7"]
+    args = NeoXArgs.consume_neox_args({"iteration": 9}, line)
+    assert (args.eval_tasks, args.sample_input_file, args.iteration) == (["a", "b"], "p.txt", 9)
+    for wrong in (["--train_iters", "9"], ["-i", "p.txt", "more.json"], ["-H", "hosts"]):
+        with pytest.raises(ConfigError, match="is not understood here"):
+            NeoXArgs.consume_neox_args(input_args=["-d", "conf", "model", *wrong])
+
+
+def test_what_a_launcher_adds_to_its_hand_over_is_ignored(folder):
+    launched = NeoXArgs.from_dict(minimal())
+    line = [*launched.worker_arguments(), "--local_rank=3", "--node_rank", "1"]
+    assert NeoXArgs.consume_neox_args(input_args=line) == launched
+
+
 def test_a_configuration_too_long_for_an_argument_travels_in_a_file(folder):
     paths = [f"data/part_{number}_text_document" for number in range(6000)]
     launched = NeoXArgs.from_dict(

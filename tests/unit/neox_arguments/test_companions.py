@@ -45,6 +45,23 @@ def test_a_key_of_a_part_that_the_model_lacks_is_told(changes, needed, acting):
     assert notes(**{**parts, **changes, **acting}) == []
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("num_kv_heads", 2),
+        ("head_dim", 8),
+        ("sliding_window_width", 4),
+        ("use_qk_layernorm", True),
+        ("attention_softmax_scale", 0.5),
+        ("attention_dropout", 0.1),
+        ("pos_emb", "alibi"),
+    ],
+)
+def test_what_attention_reads_is_told_where_there_is_none(key, value):
+    for kinds, told in (("mamba", "gmlp"), 1), (("mamba", "global"), 0):
+        assert len(notes(**{"pos_emb": "none", "attention_config": [*kinds], key: value})) == told
+
+
 def test_nothing_is_told_of_keys_that_act():
     assert notes() == []
     assert notes(partition_activations=True, checkpoint_activations=True, finetune=True, load="there") == []

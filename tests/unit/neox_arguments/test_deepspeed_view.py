@@ -1,12 +1,16 @@
 import json
 
 import pytest
+from deepspeed.comm.config import CommsLoggerConfig
+from deepspeed.monitor.config import CSVConfig, TensorBoardConfig, WandbConfig
+from deepspeed.profiling.config import DeepSpeedFlopsProfilerConfig
 from deepspeed.runtime.config import _REMOVED_TOP_LEVEL_CONFIG_KEYS, DeepSpeedConfig
 from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from megatron.common.errors import ConfigError
 from megatron.neox_arguments import NeoXArgs, deepspeed_view
+from megatron.neox_arguments.deepspeed_values import SERVICES
 from tests.unit.neox_arguments.basic import minimal
 
 
@@ -129,6 +133,20 @@ BAD = [
     ),
     ({"deepspeed_extra_args": {"disable_python_gcc": True}}, "did you mean 'disable_python_gc'?"),
     ({"flops_profiler": {"profile_step": 1}}, "flops_profiler must contain enabled"),
+    (
+        {"flops_profiler": {"enabled": True, "profile_stp": 1}},
+        "flops_profiler: unknown key 'profile_stp'; did you",
+    ),
+    ({"comms_logger": {"enabled": True, "verbose": 1}}, "comms_logger.verbose=1 must be true or false"),
+    ({"checkpoint": {"tag_validatin": "Fail"}}, "checkpoint: unknown key 'tag_validatin'; did you mean"),
+    (
+        {"deepspeed_extra_args": {"csv_monitor": {"enabled": True, "path": "x"}}},
+        "deepspeed_extra_args.csv_monitor: unknown key 'path'",
+    ),
+    (
+        {"deepspeed_extra_args": {"wandb": True}},
+        "deepspeed_extra_args.wandb=True must be a mapping of enabled",
+    ),
     ({"communication_data_type": "float16"}, "must be fp16, bf16 or fp32"),
 ]
 
@@ -144,6 +162,15 @@ def test_what_deepspeed_would_refuse_or_ignore_is_refused_first(changes, message
 def test_the_lists_of_keys_are_those_of_the_installed_deepspeed():
     assert set(deepspeed_view.FP16_KEYS) == set(DeepSpeedFP16Config.model_fields)
     assert set(deepspeed_view.BF16_KEYS) == set(DeepSpeedBF16Config.model_fields)
+    models = {
+        "comms_logger": CommsLoggerConfig,
+        "csv_monitor": CSVConfig,
+        "tensorboard": TensorBoardConfig,
+        "wandb": WandbConfig,
+    }
+    for name, model in models.items():
+        assert set(SERVICES[name]) == set(model.model_fields)
+    assert set(SERVICES["flops_profiler"]) == set(vars(DeepSpeedFlopsProfilerConfig({})))
     assert set(deepspeed_view.REMOVED) == set(_REMOVED_TOP_LEVEL_CONFIG_KEYS)
     spellings = {
         name for key, field in DeepSpeedZeroConfig.model_fields.items() for name in (key, field.alias)

@@ -4,7 +4,6 @@ import importlib.util
 import math
 import sys
 
-import deepspeed.ops.adam
 import pytest
 import torch
 
@@ -224,15 +223,21 @@ def test_adam_decays_apart_from_the_gradient_unless_told_otherwise(decoupled):
         torch.testing.assert_close(parameter, value, rtol=1e-6, atol=1e-7)
 
 
-def test_torchs_adamw_takes_over_where_deepspeeds_cannot_be_compiled(monkeypatch, capsys):
-    def fused_adam(*arguments, **settings):
-        raise RuntimeError("Error building extension 'fused_adam'\nand a page of compiler output")
+@pytest.mark.parametrize(
+    ("kind", "name", "instead"), [("adam", "FusedAdam", torch.optim.AdamW), ("lion", "FusedLion", Lion)]
+)
+def test_torch_takes_over_where_deepspeeds_kernels_cannot_be_compiled(
+    kind, name, instead, monkeypatch, capsys
+):
+    def fused(*arguments, **settings):
+        raise RuntimeError("Error building extension 'fused'\nand a page of compiler output")
 
-    monkeypatch.setattr(deepspeed.ops.adam, "FusedAdam", fused_adam)
+    fused.__name__ = name
+    monkeypatch.setattr(f"deepspeed.ops.{kind}.{name}", fused)
     monkeypatch.setattr(device, "has_accelerator", lambda: True)
-    assert type(build("adam", start())) is torch.optim.AdamW
-    reason = "DeepSpeed's cannot be compiled here (Error building extension 'fused_adam')"
-    assert capsys.readouterr().out == f"using torch's fused AdamW: {reason}\n"
+    assert type(build(kind, start())) is instead
+    reason = "cannot be compiled here (Error building extension 'fused'): torch's operations take its place"
+    assert capsys.readouterr().out == f"DeepSpeed's {name} {reason}\n"
 
 
 def test_one_bit_adam_is_adamw_until_it_freezes():

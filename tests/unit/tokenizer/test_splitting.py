@@ -11,7 +11,6 @@ from tests.unit.tokenizer.test_types import TYPES
 
 PIECE = 1000
 CHINESE = "東京タワーは高い。\n日本語のテキスト、\nそして行。\n" * 200
-CODE_WITHOUT_WORDS = "1;2;3;(4)\n\n\n  #\n" * 400
 
 
 def ids_of_pieces(tokenizer, cutter, text) -> tuple[list[int], int]:

@@ -81,7 +81,6 @@ PATTERNS = {
         window=13, layout=random_layout(HEADS), slopes=slopes(), bias=ToyBias(), bias_factor=2.0
     ),
 }
-UNSHAPED = ("causal", "window", "wide window", "window of one", "alibi", "alibi, window, factor")
 
 
 def tensors(

@@ -94,6 +94,16 @@ def test_a_compiler_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
     assert list((tmp_path / "build").iterdir()) == []
 
 
+def test_the_compiler_is_found_where_cuda_is_installed_without_being_on_the_path(tmp_path, monkeypatch):
+    nvcc = tmp_path / "bin/nvcc"
+    nvcc.parent.mkdir()
+    nvcc.touch(mode=0o755)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(fused_kernels, "TOOLKIT", tmp_path)
+    assert fused_kernels._nvcc() == str(nvcc)
+
+
 def test_without_a_compiler_plain_torch_is_announced_once(monkeypatch, capsys):
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
     monkeypatch.setattr(fused_kernels, "_loaded", [])
