@@ -77,7 +77,10 @@ def import_hf(
     Raises: ConfigError for what a config cannot express, CheckpointError for weights that are not as they should be.
     """
     config = read_config(folder)
-    family = family_named(config["model_type"])
+    try:
+        family = family_named(config["model_type"])
+    except ConfigError as error:
+        raise ConfigError(f"{Path(folder, 'config.json')}: model_type: {error}") from None
     return import_model(family, config, HFFolder(folder), Path(folder), target, tensor, pipe, precision, tag)
 
 

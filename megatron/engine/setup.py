@@ -69,9 +69,6 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
     """
     import deepspeed
 
-    from megatron.checkpointing.background import host_group
-    from megatron.checkpointing.safe_engine import SafeCheckpointEngine
-
     optimizer, _ = get_optimizer(model, neox_args)
     scheduler = get_learning_rate_scheduler(optimizer, neox_args)
     if neox_args.is_pipe_parallel:
@@ -90,12 +87,7 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
         # DeepSpeed takes a class of this name to send an attention mask along; ours sends hidden states only.
         engine.set_has_attention_mask(False)
         _time_backward_once(engine)
-    on_host = not device.has_accelerator() or "offload_optimizer" in zero_options(neox_args.zero_optimization)
-    engine.checkpoint_engine = SafeCheckpointEngine(not neox_args.no_save_optim, host_group(), on_host)
-    # What else of a run goes into its checkpoints: name -> object with state_dict() and load_state_dict().
-    engine.stateful = {}
-    # The folder of the checkpoint that it goes on from, its iteration, and the samples that had been read by then.
-    engine.loaded_from, engine.loaded_iteration, engine.samples_before = None, 0, 0
+    _prepare_for_checkpoints(engine, neox_args)
     engine.clip_fp32_gradients = partial(clip_gradients, engine)
     scale_auxiliary_losses(engine)
     if engine.dp_world_size == 1 and not engine.zero_optimization():
@@ -108,6 +100,18 @@ def build_engine(neox_args, model: torch.nn.Module, objective: Objective):
     count = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
     print_rank_0(f"parameters of this rank: {count:,}")
     return engine, optimizer, scheduler
+
+
+def _prepare_for_checkpoints(engine, neox_args) -> None:
+    from megatron.checkpointing.background import host_group
+    from megatron.checkpointing.safe_engine import SafeCheckpointEngine
+
+    on_host = not device.has_accelerator() or "offload_optimizer" in zero_options(neox_args.zero_optimization)
+    engine.checkpoint_engine = SafeCheckpointEngine(not neox_args.no_save_optim, host_group(), on_host)
+    # What else of a run goes into its checkpoints: name -> object with state_dict() and load_state_dict().
+    engine.stateful = {}
+    # The folder of the checkpoint that it goes on from, its iteration, and the samples that had been read by then.
+    engine.loaded_from, engine.loaded_iteration, engine.samples_before = None, 0, 0
 
 
 def _time_backward_once(engine) -> None:

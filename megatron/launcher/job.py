@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from megatron.common import slurm
-from megatron.common.console import info
 from megatron.common.device import accelerator_count
 from megatron.common.errors import LaunchError
 from megatron.common.hosts import Pool, free_port, resource_pool
@@ -178,7 +177,8 @@ def _local_slots(num_gpus: int | None, devices: int, wanted: int) -> list[int]:
 
 
 def _port(configured: int, is_local: bool, launcher: str) -> int:
-    """The port that was asked for. Where nobody asked, jobs on the same machine get ports of their own."""
+    """The port that was asked for. Where nobody asked, a job on this machine alone gets one of its own: a fixed one
+    that is free now might be taken by another job before the workers listen."""
     if configured != DEFAULT_PORT:
         return configured
     if "MASTER_PORT" in os.environ:
@@ -186,13 +186,9 @@ def _port(configured: int, is_local: bool, launcher: str) -> int:
         if not text.isdecimal() or not 0 < int(text) < 65536:
             raise LaunchError(f"the environment variable MASTER_PORT={text!r} must lie between 1 and 65535")
         return int(text)
-    if not is_local and launcher == "slurm":
-        return slurm.meeting_port() or configured
-    if not is_local or _can_bind(configured):
-        return configured
-    port = free_port()
-    info(f"port {configured} is in use, perhaps by another job: this one takes {port}")
-    return port
+    if is_local:
+        return free_port()
+    return (launcher == "slurm" and slurm.meeting_port()) or configured
 
 
 def _can_bind(port: int) -> bool:

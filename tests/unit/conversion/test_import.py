@@ -224,7 +224,7 @@ def test_folders_of_other_things_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="has no config.json"):
         import_hf(tmp_path, tmp_path / "neox")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ConfigError, match="unknown family 'bert': choose one of"):
+    with pytest.raises(ConfigError, match="config.json: model_type: unknown family 'bert': choose one of"):
         import_hf(tmp_path, tmp_path / "neox")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="config.json cannot be used"):
