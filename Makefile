@@ -6,6 +6,16 @@ PYTHON ?= $(shell tools/find_python.sh)
 PY := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 WORKERS ?= 2
+# What a file's tests share is made once; the files that take longest are not last in the alphabet.
+BY_FILE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# pip would compile on one core, and all packages' tests too.
+define install
+$(PY) -m pip install -q --no-compile $(1)
+@$(PY) -m compileall -qq -j $(WORKERS) -x '/tests?/' $(VENV)/lib/python*/site-packages || true
+endef
+
+# Every process of every test would compile this project anew where the environment forbids bytecode.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint format types architecture unit distributed grid cluster parity end-to-end gpu docs clean
@@ -18,14 +28,16 @@ quickstart: $(VENV)/.base ## from nothing to a trained and sampled model, on CPU
 
 test: lint types architecture unit distributed grid cluster parity gpu end-to-end ## everything that CI runs
 
-$(VENV)/.base: requirements/requirements.txt
+$(PY):
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -r requirements/requirements.txt
+
+$(VENV)/.base: requirements/requirements.txt | $(PY)
+	$(call install,-r requirements/requirements.txt)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base $(wildcard requirements/*.txt)
-	$(PY) -m pip install -q -r requirements/requirements.txt -r requirements/requirements-dev.txt
-	@touch $@
+$(VENV)/.dev: $(wildcard requirements/*.txt) | $(PY)
+	$(call install,-r requirements/requirements.txt -r requirements/requirements-dev.txt)
+	@touch $(VENV)/.base $@
 
 lint: $(VENV)/.dev ## formatting and lint
 	$(VENV)/bin/ruff format --check .
@@ -45,13 +57,13 @@ unit: $(VENV)/.dev ## one file per module of the package
 	$(PYTEST) -n $(WORKERS) tests/unit
 
 distributed: $(VENV)/.dev ## real processes over gloo
-	$(PYTEST) tests/distributed
+	$(PYTEST) $(BY_FILE) tests/distributed
 
 grid: $(VENV)/.dev ## every choice in every layout (docs/choices.md)
 	$(PYTEST) tests/grid
 
 cluster: $(VENV)/.dev ## jobs on several hosts, which namespaces of this machine stand for
-	$(PYTEST) tests/cluster
+	$(PYTEST) $(BY_FILE) tests/cluster
 
 parity: $(VENV)/.dev ## against Hugging Face, and back-end against back-end
 	$(PYTEST) -n $(WORKERS) tests/parity
@@ -60,7 +72,7 @@ gpu: $(VENV)/.dev ## what only a GPU can show; skipped, with the reason, where t
 	$(PYTEST) tests/gpu
 
 end-to-end: $(VENV)/.dev ## the real command lines, README included
-	$(PYTEST) tests/end_to_end
+	$(PYTEST) $(BY_FILE) tests/end_to_end
 
 docs: $(VENV)/.dev ## write configs/neox_arguments.md and docs/choices.md anew
 	$(PY) -m megatron.neox_arguments.reference

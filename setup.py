@@ -45,7 +45,9 @@ EXTRAS["dev"] = [
     *EXTRAS["comet"],
     "accelerate>=0.26",  # with peft, for lm_eval's own model, which ours is compared with
     "peft>=0.10",
-    "moto[server]>=5",  # a server that speaks S3's language
+    "moto[s3]>=5",  # with these two a server that speaks S3's language; its extra [server] is for all of AWS
+    "flask>=3",
+    "flask-cors>=5",
     "mypy>=1.10",
     "pre-commit>=3",
     "pytest>=8",

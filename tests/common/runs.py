@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.common.corpus import stdlib_documents, write_jsonl
 from tests.common.paths import ROOT
+from tests.common.ports import quiet_ports
 
 TINY = {
     "tokenizer_type": "CharLevelTokenizer",
@@ -41,7 +42,7 @@ def run_command(
     process = subprocess.run(
         [sys.executable, *_resolved(arguments)],
         cwd=directory,
-        env=environment() | (env or {}),
+        env=environment() | meeting() | (env or {}),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -56,7 +57,7 @@ def start_command(arguments: list, directory: Path, output) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *_resolved(arguments)],
         cwd=directory,
-        env=environment(),
+        env=environment() | meeting(),
         stdout=output,
         stderr=subprocess.STDOUT,
     )
@@ -65,6 +66,11 @@ def start_command(arguments: list, directory: Path, output) -> subprocess.Popen:
 def environment() -> dict:
     """The tests' environment, one thread per process."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def meeting() -> dict:
+    """A port for the processes of one job, unlike those of jobs at the same time; a config's own goes before."""
+    return {"MASTER_PORT": str(quiet_ports(1)[0])}
 
 
 def _resolved(arguments: list) -> list[str]:

@@ -1,6 +1,5 @@
 """A copy of the project to run the real command lines in, with an environment that needs no installation."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.common.paths import ROOT
+from tests.common.runs import environment, meeting
 
 # What runs have left in the project's own folder; megatron/data and the like are no such thing.
 LEFT_BY_RUNS = {".git", ".venv", "data", "checkpoints", "logs", "tensorboard", "samples", "wandb"}
@@ -43,11 +43,11 @@ def shorten(config: Path, **values) -> None:
 
 def run_script(script: str, directory: Path, timeout: float = 600.0) -> str:
     """Run bash lines as one script that ends at the first failure; returns what was shown."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "OMP_"))}
+    given = {key: value for key, value in environment().items() if not key.startswith("MAKE")}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=directory,
-        env=environment,
+        env=given | meeting(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,7 +1,6 @@
 """Whatever is wrong with what a user hands over ends in one line: what, where, and what to do (P35)."""
 
 import json
-import random
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,6 @@ def train(place, **settings) -> subprocess.CompletedProcess:
     directory, data = place
     defaults = {
         "data_path": data, "train_iters": 2, "lr_decay_iters": 2, "eval_iters": 0, "num_gpus": 1,
-        "master_port": random.randint(20000, 30000),
     }  # fmt: skip
     config = write_config(directory, **defaults | settings)
     return run_command(["deepy.py", "train.py", config], directory, check=False)

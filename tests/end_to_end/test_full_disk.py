@@ -1,6 +1,5 @@
 """A disk that fills up costs the checkpoints that find no room, and nothing else (P32)."""
 
-import random
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import pytest
 
 from megatron.checkpointing import manifest
 from tests.common.paths import ROOT
-from tests.common.runs import environment, prepare_corpus, write_config
+from tests.common.runs import environment, meeting, prepare_corpus, write_config
 
 # A small disk of its own, seen by these processes only and gone with them.
 MOUNT = "mount -t tmpfs -o size=2m tmpfs small"
@@ -39,8 +38,7 @@ def directory(tmp_path):
 def test_training_goes_on_the_last_good_checkpoint_stays_and_room_is_used(directory, layout):
     settings = {
         "data_path": prepare_corpus(directory, documents=20), "save": "small", "load": "small", "checkpoint_factor": 1,
-        "train_iters": 4, "lr_decay_iters": 4, "eval_iters": 0, "log_interval": 1, "num_gpus": 1,
-        "master_port": random.randint(20000, 30000), **layout,
+        "train_iters": 4, "lr_decay_iters": 4, "eval_iters": 0, "log_interval": 1, "num_gpus": 1, **layout,
     }  # fmt: skip
     write_config(directory, "full.yml", **settings)
     write_config(directory, "sparing.yml", **settings, keep_last_n_checkpoints=1)
@@ -54,7 +52,7 @@ def test_training_goes_on_the_last_good_checkpoint_stays_and_room_is_used(direct
     done = subprocess.run(
         [*PRIVATE, script],
         cwd=directory,
-        env=environment(),
+        env=environment() | meeting(),
         capture_output=True,
         text=True,
         timeout=180,

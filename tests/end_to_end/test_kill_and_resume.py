@@ -38,7 +38,7 @@ def config(directory: Path, data: str, name: str, **settings) -> str:
     defaults = {
         "data_path": data, "save": folder, "load": folder, "checkpoint_factor": 4, "train_iters": ITERATIONS,
         "lr_decay_iters": ITERATIONS, "log_interval": 1, "num_gpus": PROCESSES, "hidden_dropout": 0.1,
-        "keep_last_n_checkpoints": 2, "zero_optimization": {"stage": 1}, "master_port": random.randint(20000, 30000),
+        "keep_last_n_checkpoints": 2, "zero_optimization": {"stage": 1},
     }  # fmt: skip
     return write_config(directory, f"{name}.yml", **defaults | settings)
 

@@ -1,7 +1,6 @@
 """Less common ways to start a run and less common settings, through the command lines."""
 
 import os
-import random
 import re
 import subprocess
 import sys
@@ -28,7 +27,7 @@ def config(place, name: str, **settings) -> str:
     directory, data = place
     defaults = {
         "data_path": data, "train_iters": 4, "lr_decay_iters": 4, "eval_iters": 1, "eval_interval": 2,
-        "log_interval": 1, "num_gpus": 1, "master_port": random.randint(20000, 30000),
+        "log_interval": 1, "num_gpus": 1,
     }  # fmt: skip
     return write_config(directory, f"{name}.yml", **defaults | settings)
 

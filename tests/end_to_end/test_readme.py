@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.common.paths import ROOT
+from tests.common.runs import meeting
 from tests.common.terminal import CTRL_C, CTRL_D, Terminal
 from tests.end_to_end.sandbox import make_sandbox, run_script, shorten
 
@@ -91,7 +92,7 @@ def test_the_conversation_is_held_on_a_terminal(tour, layout):
         "configs/quickstart.yml",
         "configs/interactive.yml",
     ]
-    with Terminal([*command, *layout], cwd=directory) as terminal:
+    with Terminal([*command, *layout], cwd=directory, env=meeting()) as terminal:
         terminal.expect("Context prompt >>> ", timeout=120)
         terminal.type("def main(\n")
         terminal.expect("\r\ndef main(")

@@ -1,7 +1,5 @@
 """A training in which one rank does not go on ends by itself and says where (P34)."""
 
-import random
-
 from tests.common.paths import ROOT
 from tests.common.runs import prepare_corpus, run_command, write_config
 
@@ -38,7 +36,7 @@ run_main(main)
 
 def test_the_rank_that_does_not_go_on_is_shown_with_its_stack(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT.format(root=str(ROOT)))
-    settings = {"num_gpus": 2, "watchdog_timeout": 10, "master_port": random.randint(20000, 30000)}
+    settings = {"num_gpus": 2, "watchdog_timeout": 10}
     config = write_config(tmp_path, data_path=prepare_corpus(tmp_path, 20), **settings)
     done = run_command(["deepy.py", "script.py", config], tmp_path, check=False)
     assert done.returncode == 1
