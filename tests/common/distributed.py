@@ -182,13 +182,12 @@ def _call(job: _Job):
     import torch
 
     torch.set_num_threads(1)
-    if not job.init:
-        return job.function(*job.args, **job.kwargs)
-    limit = datetime.timedelta(seconds=job.timeout)
-    torch.distributed.init_process_group(job.backend, init_method="env://", timeout=limit)
+    if job.init:
+        limit = datetime.timedelta(seconds=job.timeout)
+        torch.distributed.init_process_group(job.backend, init_method="env://", timeout=limit)
     result = job.function(*job.args, **job.kwargs)
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # nobody leaves while a peer still talks to it
+        torch.distributed.barrier()  # nobody leaves while a peer still talks to it, or is about to
     return result
 
 
