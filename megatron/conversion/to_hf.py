@@ -171,7 +171,7 @@ def _write_weights(
                 rule, number = makers[name]
                 if known[0] is not rule:
                     known = (rule, rule.form.split(model.whole(rule.native)))
-                shard[name] = cast(known[1][number], dtype, name).clone(memory_format=torch.contiguous_format)
+                shard[name] = cast(known[1][number], dtype, name, copy=True).contiguous()
                 progress.update(1, name)
             try:
                 save_file(shard, str(target / file), metadata={"format": "pt"})

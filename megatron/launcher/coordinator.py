@@ -27,9 +27,8 @@ _TRACE_SECONDS = 1.0  # for the end of a rank's trace, after that of its other c
 _STRANGERS = 64  # connections besides two of every rank
 _OWN_FILES = 64  # descriptors for everything that is no connection
 _BREATH_SECONDS = 0.1  # between two attempts to accept somebody without a free descriptor
-_OVERTIME = (
-    8  # rounds: a connection is accepted in one, says who it is in the next, and what it wants in a third
-)
+# Rounds: a connection is accepted in one, says who it is in the next, and what it wants in a third.
+_OVERTIME = 8
 
 
 @dataclass

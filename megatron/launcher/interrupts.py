@@ -23,6 +23,7 @@ class Interrupts:
         self.insists = False
         self.announced: list[int] = []
         self._since = 0.0
+        self._told = False
 
     def note(self, number: int) -> bool:
         """Returns: whether this is the first wish that the job ends."""
@@ -35,6 +36,14 @@ class Interrupts:
         if number == signal.SIGINT or time.monotonic() - self._since > ECHO_SECONDS:
             self.insists = True
         return False
+
+    def news(self) -> str | None:
+        """The name of the signal that asked first, told once: to be acknowledged outside of the handler, in which the
+        terminal may have gone and Python be amid a line."""
+        if self.first is None or self._told:
+            return None
+        self._told = True
+        return signal.Signals(self.first).name
 
     @property
     def heard(self) -> bool:

@@ -49,7 +49,6 @@ class _Watch:
         self._job = job
         self._processes: list[subprocess.Popen] = []
         self._interrupts = Interrupts()
-        self._told = False
         self._arrived: set[int] = set()
         self._wake_reader, self._wake_writer = os.pipe()
         self._coordinator = Coordinator(job)
@@ -131,10 +130,8 @@ class _Watch:
         end = time.monotonic() + SETTLE_SECONDS
         while (left := end - time.monotonic()) > 0 and not self._interrupts.insists:
             # The words of a process that has ended are read to the end of its connection.
-            told, present = (
-                {failure.rank for failure in self._coordinator.failures},
-                self._coordinator.present,
-            )
+            told = {failure.rank for failure in self._coordinator.failures}
+            present = self._coordinator.present
             if all(
                 rank in told or (code is not None and rank not in present)
                 for rank, code in self._codes().items()
@@ -143,10 +140,7 @@ class _Watch:
             self._sleep(min(left, POLL_SECONDS))
 
     def _acknowledge(self) -> None:
-        """Not in the handler: the terminal may have gone, and Python may be amid a line."""
-        if self._interrupts.first and not self._told:
-            self._told = True
-            name = signal.Signals(self._interrupts.first).name
+        if name := self._interrupts.news():
             with contextlib.suppress(NeoXError):
                 print_rank_0(f"{name}: waiting for the processes to stop; again to kill them")
 

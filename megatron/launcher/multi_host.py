@@ -82,7 +82,7 @@ class _Watch:
     def __init__(self, job: Job, coordinator: Coordinator):
         self._job, self._coordinator = job, coordinator
         self._interrupts = Interrupts()
-        self._acknowledged, self._announced = False, 0
+        self._announced = 0
 
     def run(
         self, command: list[str], environment: dict[str, str], all_are_here: Callable[[], None]
@@ -181,13 +181,11 @@ class _Watch:
             self._coordinator.tell_all("later" if number == signal.SIGUSR1 else "stop")
         if self._interrupts.insists:
             return False
-        if self._interrupts.first and not self._acknowledged:
-            self._acknowledged = True
+        if name := self._interrupts.news():
             if not self._coordinator.present:
                 return False
             self._coordinator.tell_all("stop")
             with contextlib.suppress(NeoXError):
-                name = signal.Signals(self._interrupts.first).name
                 print_rank_0(f"{name}: waiting for the processes to stop; again to end them at once")
         return True
 
